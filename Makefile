@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+#
+# make                build/libocspreload.so and build/ocspctl
+# make help           everything else
+
+VERSION := 0.1.0
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+DOCDIR ?= $(PREFIX)/share/doc/ocspreload
+
+# SANITIZE=address,undefined or SANITIZE=thread builds the same things instrumented, each in a
+# directory of its own. BUILD is what the tests know as OCSPRELOAD_BUILD.
+SANITIZE ?=
+comma := ,
+ifeq ($(SANITIZE),)
+BUILD ?= build
+else ifneq ($(findstring address,$(SANITIZE)),)
+BUILD ?= build/asan
+else ifneq ($(findstring thread,$(SANITIZE)),)
+BUILD ?= build/tsan
+else
+BUILD ?= build/$(subst $(comma),-,$(SANITIZE))
+endif
+
+CC ?= cc
+CFLAGS ?= -O2 -g
+# c-ares goes in statically: the host must not see it, nor bring its own.
+CARES_A ?= $(shell $(CC) -print-file-name=libcares.a)
+
+cflags := -std=c11 -fPIC -fvisibility=hidden -pthread
+cflags += -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+cppflags := -D_GNU_SOURCE -DOCSPRELOAD_VERSION='"$(VERSION)"'
+ldlibs := -pthread -ldl
+
+WERROR ?= $(if $(filter true,$(CI)),1)
+ifeq ($(WERROR),1)
+cflags += -Werror
+endif
+
+so_ldflags := -shared -Wl,-soname,libocspreload.so -Wl,--version-script=shim/exports.map
+so_ldflags += -Wl,--exclude-libs,ALL -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete
+ifeq ($(SANITIZE),)
+so_ldflags += -Wl,-z,defs
+else
+# The sanitizer's runtime is preloaded by the tests, so its symbols stay undefined here.
+cflags += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer
+ldflags := -fsanitize=$(SANITIZE)
+endif
+ifneq ($(findstring undefined,$(SANITIZE)),)
+cflags += -fno-sanitize-recover=undefined
+endif
+
+# Debian's own: the Python that its pytest and cryptography packages are for.
+PYTHON ?= /usr/bin/python3
+TESTS ?= tests
+PYTEST_ARGS ?=
+TEST_JOBS ?= $(shell nproc)
+
+obj := $(BUILD)/obj
+library := $(BUILD)/libocspreload.so
+tool := $(BUILD)/ocspctl
+
+shim_sources := $(wildcard shim/*.c)
+tool_sources := $(wildcard fetcher/ocspctl*.c)
+fetcher_sources := $(filter-out $(tool_sources),$(wildcard fetcher/*.c))
+unit_sources := $(wildcard tests/unit/test_*.c)
+unit_names := $(patsubst tests/unit/%.c,%,$(unit_sources))
+units := $(unit_names:%=$(BUILD)/unit/%)
+hosts := $(patsubst tests/hosts/%.c,$(BUILD)/hosts/%,$(wildcard tests/hosts/*.c))
+
+library_objects := $(patsubst %.c,$(obj)/%.o,$(shim_sources) $(fetcher_sources))
+tool_objects := $(patsubst %.c,$(obj)/%.o,$(tool_sources) $(fetcher_sources))
+
+# c-ares first, for the sake of the message if it is missing.
+all: $(CARES_A) $(library) $(tool)
+
+$(library): $(library_objects) shim/exports.map $(CARES_A)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) $(so_ldflags) -o $@ \
+		$(library_objects) $(CARES_A) $(ldlibs)
+
+$(tool): $(tool_objects) $(CARES_A)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) -o $@ $(tool_objects) $(CARES_A) $(ldlibs)
+
+$(obj)/%.o: %.c $(obj)/flags
+	@mkdir -p $(@D)
+	$(CC) $(cppflags) $(CPPFLAGS) $(cflags) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# Rewritten only when the compiler or a flag changes, so that objects of two kinds never mix.
+compile := $(CC) $(cppflags) $(CPPFLAGS) $(cflags) $(CFLAGS)
+$(obj)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(compile))' | cmp -s - $@ || \
+		printf '%s\n' '$(subst ','\'',$(compile))' > $@
+
+libcares.a:
+	@echo "libcares.a is not installed: 'make deps' installs it, CARES_A= names another" >&2; \
+		exit 1
+
+# A unit test names the sources it is linked with: /* links: http.c bytes.c */. Words that begin
+# with -l are libraries.
+unit_words = $(shell sed -n 's,^/\* links: \(.*\) \*/$$,\1,p' tests/unit/$(1).c)
+unit_source = $(firstword $(wildcard $(1) fetcher/$(1) shim/$(1) tests/unit/$(1)) fetcher/$(1))
+unit_objects = $(foreach word,$(filter-out -l%,$(2)),\
+	$(patsubst %.c,$(obj)/%.o,$(call unit_source,$(word))))
+define unit_rule
+$(BUILD)/unit/$(1): $(obj)/tests/unit/$(1).o $(call unit_objects,$(1),$(2)) $(CARES_A)
+	@mkdir -p $$(@D)
+	$$(CC) $$(cflags) $$(CFLAGS) $$(ldflags) $$(LDFLAGS) -o $$@ $$^ $(filter -l%,$(2)) $$(ldlibs)
+endef
+$(foreach name,$(unit_names),$(eval $(call unit_rule,$(name),$(call unit_words,$(name)))))
+
+$(obj)/tests/unit/%.o: cppflags += -Ifetcher -Ishim
+
+# Servers that are as nasty as one can be; like any host, they are linked with OpenSSL.
+$(BUILD)/hosts/%: $(obj)/tests/hosts/%.o
+	@mkdir -p $(@D)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) -o $@ $^ -lssl -lcrypto $(ldlibs)
+
+unit: $(units) $(hosts)
+
+run-unit: unit
+	@for unit in $(units); do echo "$$unit"; $$unit || exit 1; done
+
+-include $(shell test -d $(obj) && find $(obj) -name '*.d')
+
+# What is missing is installed with apt-get; see scripts/deps.
+deps:
+	scripts/deps build demo test lint
+
+# The tests against one build: plain, or the one that SANITIZE names.
+check: all unit
+	OCSPRELOAD_BUILD=$(BUILD) OCSPRELOAD_SANITIZE=$(SANITIZE) PYTHONDONTWRITEBYTECODE=1 \
+		$(PYTHON) -m pytest $(if $(filter-out 1,$(TEST_JOBS)),-n $(TEST_JOBS)) \
+		$(PYTEST_ARGS) $(TESTS)
+
+# The tests against all three builds.
+test:
+	scripts/deps build test
+	$(MAKE) check SANITIZE=
+	$(MAKE) check SANITIZE=address,undefined
+	$(MAKE) check SANITIZE=thread
+
+demo:
+	@scripts/demo
+
+c_files = $(wildcard shim/*.[ch] fetcher/*.[ch] tests/*.[ch] tests/*/*.[ch])
+c_sources = $(filter %.c,$(c_files))
+shell_files = scripts/deps scripts/demo scripts/ocspreload .ci/run
+python_files = $(wildcard tests/*.py tests/*/*.py) scripts/demo-responder
+
+# What must not be called in a stranger's process: see CONTRIBUTING.md.
+unwanted := abort|exit|assert|printf|getaddrinfo|gethostby[a-z_]+|localtime(_r)?|gmtime(_r)?
+unwanted := $(unwanted)|timegm|mktime|strftime|tzset|setlocale|system|popen
+
+lint:
+	scripts/deps build lint
+	clang-format --dry-run -Werror $(c_files)
+	shellcheck $(shell_files)
+	$(PYTHON) -m pyflakes $(python_files)
+	! grep -nE '(^|[^a-z_])($(unwanted))\(' $(shim_sources) $(fetcher_sources) | \
+		grep -vE ':[[:space:]]*(/\*|\*)'
+	grep -qx 'version=$(VERSION)' scripts/ocspreload
+	cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr \
+		--enable=warning,performance,portability -D_GNU_SOURCE $(c_sources)
+	printf '%s\n' $(c_sources) | xargs -P $(TEST_JOBS) -I FILE clang-tidy --quiet \
+		--warnings-as-errors='*' FILE -- $(cppflags) -std=c11 -Ifetcher -Ishim -Wall -Wextra
+	$(MAKE) CC=clang WERROR=1 BUILD=build/clang all unit
+
+install: all
+	install -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)'
+	install -m 644 $(library) '$(DESTDIR)$(LIBDIR)/libocspreload.so'
+	install -m 755 $(tool) '$(DESTDIR)$(BINDIR)/ocspctl'
+	sed 's,^libdir=.*,libdir="$(LIBDIR)",' scripts/ocspreload > $(BUILD)/ocspreload
+	install -m 755 $(BUILD)/ocspreload '$(DESTDIR)$(BINDIR)/ocspreload'
+	sed 's,/usr/local/lib/,$(LIBDIR)/,' contrib/systemd/ocspreload.conf > $(BUILD)/systemd.conf
+	install -m 644 $(BUILD)/systemd.conf '$(DESTDIR)$(DOCDIR)/systemd.conf'
+	install -m 644 README.md DESIGN.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
+
+uninstall:
+	rm -f '$(DESTDIR)$(LIBDIR)/libocspreload.so'
+	rm -f '$(DESTDIR)$(BINDIR)/ocspctl' '$(DESTDIR)$(BINDIR)/ocspreload'
+	rm -rf '$(DESTDIR)$(DOCDIR)'
+
+clean:
+	rm -rf build
+
+help:
+	@echo 'make                            build $(library) and $(tool)'
+	@echo 'make SANITIZE=address,undefined the same with ASan and UBSan, in build/asan'
+	@echo 'make SANITIZE=thread            the same with TSan, in build/tsan'
+	@echo 'make demo                       nginx without and with stapling, side by side'
+	@echo 'make test                       install what is missing, test all three builds'
+	@echo 'make check                      test one build; TESTS=tests/test_x.py PYTEST_ARGS=-x'
+	@echo 'make unit, make run-unit        build, run the unit tests alone'
+	@echo 'make lint                       clang-format, clang-tidy, cppcheck, shellcheck, pyflakes'
+	@echo 'make deps                       install all that the above need (apt-get)'
+	@echo 'make install                    PREFIX=$(PREFIX) DESTDIR= LIBDIR= BINDIR='
+	@echo 'make uninstall, make clean'
+	@echo
+	@echo 'CC, CFLAGS, CPPFLAGS, LDFLAGS as usual; WERROR=1 or CI=true: warnings are errors;'
+	@echo 'CARES_A=PATH: the static c-ares.'
+
+FORCE:
+.DELETE_ON_ERROR:
+.PHONY: all unit run-unit deps check test demo lint install uninstall clean help FORCE

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+#include "cache.h"
+
+#include "clock.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	SLOTS = 16384,
+	ISSUERS = 4096,
+	BUCKETS = 16384,        /* a power of two */
+	COMMON_CAPACITY = 4096, /* holds nearly every response there is */
+};
+
+/* Address space, not memory: pages come into being when they are written. */
+static const size_t sizes[] = {(size_t)128 << 20, (size_t)32 << 20, (size_t)12 << 20};
+
+struct cache {
+	size_t size;
+	_Atomic uint32_t news;     /* futex of the leader */
+	_Atomic uint32_t progress; /* futex of those who wait for a first answer */
+	uint32_t news_seen;        /* the leader's own */
+
+	pthread_mutex_t leader;
+	pthread_mutex_t standby;
+
+	/* Everything below is written under add, in an order that a dead writer cannot spoil. */
+	pthread_mutex_t add;
+	_Atomic uint32_t slot_count;
+	_Atomic uint32_t issuer_count;
+	size_t used;
+	_Atomic(struct slot *) buckets[BUCKETS];
+	struct slot slots[SLOTS];
+	struct issuer_entry issuers[ISSUERS];
+	_Alignas(8) unsigned char arena[];
+};
+
+static bool mutex_init(pthread_mutex_t *mutex)
+{
+	pthread_mutexattr_t attributes;
+	bool ok;
+
+	if (pthread_mutexattr_init(&attributes) != 0)
+		return false;
+	ok = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
+	     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
+	     pthread_mutex_init(mutex, &attributes) == 0;
+	pthread_mutexattr_destroy(&attributes);
+	return ok;
+}
+
+/* True if the caller now owns the mutex, be it as a dead owner's heir. */
+static bool mutex_taken(pthread_mutex_t *mutex, int result)
+{
+	if (result == EOWNERDEAD)
+		result = pthread_mutex_consistent(mutex);
+	return result == 0;
+}
+
+static bool mutex_lock(pthread_mutex_t *mutex)
+{
+	return mutex_taken(mutex, pthread_mutex_lock(mutex));
+}
+
+static bool mutex_trylock(pthread_mutex_t *mutex)
+{
+	return mutex_taken(mutex, pthread_mutex_trylock(mutex));
+}
+
+/* Not FUTEX_PRIVATE: the other side may be another process. */
+static void futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout)
+{
+	struct timespec time = {timeout / 1000, timeout % 1000 * 1000000};
+
+	syscall(SYS_futex, word, FUTEX_WAIT, value, &time, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word)
+{
+	atomic_fetch_add(word, 1);
+	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+struct cache *cache_create(void)
+{
+	struct cache *cache = MAP_FAILED;
+	size_t size = 0;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes) && cache == MAP_FAILED; i++) {
+		size = sizes[i];
+		cache = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	}
+	if (cache == MAP_FAILED)
+		return NULL;
+	cache->size = size;
+	if (!mutex_init(&cache->leader) || !mutex_init(&cache->standby) ||
+		!mutex_init(&cache->add)) {
+		cache_destroy(cache);
+		return NULL;
+	}
+	return cache;
+}
+
+void cache_destroy(struct cache *cache)
+{
+	munmap(cache, cache->size);
+}
+
+/* Under add. What a dead writer had taken is lost, no more. */
+static void *arena_take(struct cache *cache, size_t size)
+{
+	size_t room = cache->size - sizeof(*cache) - cache->used;
+	void *memory = cache->arena + cache->used;
+
+	size = (size + 7) & ~(size_t)7;
+	if (size > room)
+		return NULL;
+	cache->used += size;
+	return memory;
+}
+
+static bool arena_copy(struct cache *cache, struct bytes from, struct bytes *to)
+{
+	unsigned char *memory = arena_take(cache, from.size);
+
+	if (!memory)
+		return false;
+	memcpy(memory, from.data, from.size);
+	*to = (struct bytes){memory, from.size};
+	return true;
+}
+
+static const char *arena_text(struct cache *cache, const char *text)
+{
+	struct bytes copy;
+	struct bytes from = {(const unsigned char *)text, strlen(text) + 1};
+
+	return arena_copy(cache, from, &copy) ? (const char *)copy.data : NULL;
+}
+
+static size_t bucket_of(const unsigned char *key)
+{
+	uint32_t start;
+
+	memcpy(&start, key, sizeof(start));
+	return start % BUCKETS;
+}
+
+struct slot *cache_find(const struct cache *cache, const unsigned char *key)
+{
+	struct slot *slot =
+		atomic_load_explicit(&cache->buckets[bucket_of(key)], memory_order_acquire);
+
+	while (slot && memcmp(slot->key, key, CERTIFICATE_KEY_SIZE) != 0)
+		slot = slot->next_in_bucket;
+	return slot;
+}
+
+/* Under add. */
+static struct slot *slot_make(struct cache *cache, const struct certificate *certificate,
+	const char *responders, int64_t now)
+{
+	uint32_t count = atomic_load(&cache->slot_count);
+	size_t bucket = bucket_of(certificate->key);
+	struct slot *slot = &cache->slots[count];
+
+	if (count == SLOTS)
+		return NULL;
+	memcpy(slot->key, certificate->key, sizeof(slot->key));
+	memcpy(slot->issuer_name, certificate->issuer, sizeof(slot->issuer_name));
+	slot->responders = arena_text(cache, responders);
+	slot->label = arena_text(cache, certificate->label);
+	slot->registered = now;
+	if (!slot->responders || !slot->label ||
+		!arena_copy(cache, buffer_bytes(&certificate->der), &slot->certificate))
+		return NULL;
+	slot->next_in_bucket = atomic_load(&cache->buckets[bucket]);
+	/* Counted before it can be found: the other way round, a writer that dies in between would
+	 * leave a slot in the bucket that the next certificate overwrites. */
+	atomic_store(&cache->slot_count, count + 1);
+	atomic_store_explicit(&cache->buckets[bucket], slot, memory_order_release);
+	return slot;
+}
+
+struct slot *cache_add(struct cache *cache, const struct certificate *certificate,
+	const char *responders, int64_t now)
+{
+	struct slot *slot = cache_find(cache, certificate->key);
+
+	if (slot || !mutex_lock(&cache->add))
+		return slot;
+	slot = cache_find(cache, certificate->key);
+	if (!slot)
+		slot = slot_make(cache, certificate, responders, now);
+	pthread_mutex_unlock(&cache->add);
+	if (slot)
+		cache_wake(cache);
+	return slot;
+}
+
+static const struct issuer_entry *issuer_find_entry(
+	const struct cache *cache, const unsigned char *key)
+{
+	uint32_t count = cache_issuer_count(cache);
+
+	for (uint32_t i = 0; i < count; i++)
+		if (memcmp(cache->issuers[i].key, key, CERTIFICATE_KEY_SIZE) == 0)
+			return &cache->issuers[i];
+	return NULL;
+}
+
+/* Under add. */
+static const struct issuer_entry *issuer_make(
+	struct cache *cache, const struct certificate *certificate)
+{
+	uint32_t count = atomic_load(&cache->issuer_count);
+	struct issuer_entry *entry = &cache->issuers[count];
+
+	if (count == ISSUERS || !arena_copy(cache, buffer_bytes(&certificate->der), &entry->der))
+		return NULL;
+	memcpy(entry->key, certificate->key, sizeof(entry->key));
+	memcpy(entry->subject, certificate->subject, sizeof(entry->subject));
+	atomic_store_explicit(&cache->issuer_count, count + 1, memory_order_release);
+	return entry;
+}
+
+const struct issuer_entry *cache_keep_issuer(
+	struct cache *cache, const struct certificate *certificate)
+{
+	const struct issuer_entry *entry = issuer_find_entry(cache, certificate->key);
+
+	if (entry || !mutex_lock(&cache->add))
+		return entry;
+	entry = issuer_find_entry(cache, certificate->key);
+	if (!entry)
+		entry = issuer_make(cache, certificate);
+	pthread_mutex_unlock(&cache->add);
+	return entry;
+}
+
+bool cache_add_issuer(struct cache *cache, const struct certificate *certificate)
+{
+	uint32_t before = cache_issuer_count(cache);
+
+	if (!cache_keep_issuer(cache, certificate))
+		return false;
+	if (cache_issuer_count(cache) != before)
+		cache_wake(cache);
+	return true;
+}
+
+size_t cache_slot_count(const struct cache *cache)
+{
+	return atomic_load_explicit(&cache->slot_count, memory_order_acquire);
+}
+
+struct slot *cache_slot(struct cache *cache, size_t index)
+{
+	return &cache->slots[index];
+}
+
+uint32_t cache_issuer_count(const struct cache *cache)
+{
+	return atomic_load_explicit(&cache->issuer_count, memory_order_acquire);
+}
+
+const struct issuer_entry *cache_issuer(const struct cache *cache, uint32_t index)
+{
+	return &cache->issuers[index];
+}
+
+/*
+ * Responses are a sequence lock around words that are atomic themselves. Acquire on every word
+ * keeps the second look at the sequence behind all of them, release on every word keeps them behind
+ * the first change of the sequence; no fence, which ThreadSanitizer would not understand.
+ */
+static void words_store(_Atomic uint64_t *words, struct bytes from)
+{
+	for (size_t at = 0; at < from.size; at += 8) {
+		size_t left = from.size - at;
+		uint64_t word = 0;
+
+		memcpy(&word, from.data + at, left < 8 ? left : 8);
+		atomic_store_explicit(&words[at / 8], word, memory_order_release);
+	}
+}
+
+static void words_load(const _Atomic uint64_t *words, unsigned char *to, size_t size)
+{
+	for (size_t at = 0; at < size; at += 8) {
+		size_t left = size - at;
+		uint64_t word = atomic_load_explicit(&words[at / 8], memory_order_acquire);
+
+		memcpy(to + at, &word, left < 8 ? left : 8);
+	}
+}
+
+/* False if the leader wrote to it meanwhile: by then the other place is current. */
+static bool response_read(
+	const struct slot_response *response, int64_t now, void *out, size_t room, size_t *size)
+{
+	uint32_t sequence = atomic_load_explicit(&response->sequence, memory_order_acquire);
+	const _Atomic uint64_t *words;
+	int64_t usable_until;
+
+	*size = atomic_load_explicit(&response->size, memory_order_acquire);
+	usable_until = atomic_load_explicit(&response->usable_until, memory_order_acquire);
+	words = atomic_load_explicit(&response->words, memory_order_acquire);
+	/* Before the copy: only a size and a pointer that belong together are safe to follow. */
+	if (sequence % 2 ||
+		atomic_load_explicit(&response->sequence, memory_order_acquire) != sequence)
+		return false;
+	if (now >= usable_until)
+		*size = 0;
+	else if (*size <= room)
+		words_load(words, out, *size);
+	return atomic_load_explicit(&response->sequence, memory_order_acquire) == sequence;
+}
+
+size_t cache_read(const struct slot *slot, int64_t now, void *out, size_t room)
+{
+	size_t size;
+
+	/* A second try can only be needed if two responses were published during the first. */
+	for (int tries = 0; tries < 100; tries++) {
+		uint32_t current = atomic_load_explicit(&slot->current, memory_order_acquire);
+
+		if (current == 0)
+			return 0;
+		if (response_read(&slot->response[current - 1], now, out, room, &size))
+			return size;
+	}
+	return 0;
+}
+
+int64_t cache_usable_until(const struct slot *slot)
+{
+	uint32_t current = atomic_load_explicit(&slot->current, memory_order_acquire);
+
+	return current == 0 ? 0 : atomic_load(&slot->response[current - 1].usable_until);
+}
+
+/* Leader. Words that are replaced stay readable for ever: somebody may be reading them. */
+static _Atomic uint64_t *words_make(struct cache *cache, size_t capacity)
+{
+	_Atomic uint64_t *words;
+
+	if (!mutex_lock(&cache->add))
+		return NULL;
+	words = arena_take(cache, capacity);
+	pthread_mutex_unlock(&cache->add);
+	return words;
+}
+
+bool cache_publish(
+	struct cache *cache, struct slot *slot, struct bytes response, int64_t usable_until)
+{
+	uint32_t next = atomic_load(&slot->current) == 1 ? 2 : 1;
+	struct slot_response *place = &slot->response[next - 1];
+	_Atomic uint64_t *words = atomic_load(&place->words);
+	uint32_t capacity = atomic_load(&place->capacity);
+	uint32_t sequence;
+
+	if (response.size == 0 || response.size > CACHE_RESPONSE_LIMIT)
+		return false;
+	if (response.size > capacity) {
+		capacity =
+			response.size <= COMMON_CAPACITY ? COMMON_CAPACITY : CACHE_RESPONSE_LIMIT;
+		words = words_make(cache, capacity);
+	}
+	if (!words)
+		return false;
+	/* Still odd if a leader died here. */
+	sequence = atomic_load(&place->sequence) | 1;
+	atomic_store(&place->sequence, sequence);
+	atomic_store_explicit(&place->words, words, memory_order_release);
+	/* Never before words: a leader that died in between would leave the next too little room.
+	 */
+	atomic_store(&place->capacity, capacity);
+	atomic_store_explicit(&place->size, (uint32_t)response.size, memory_order_release);
+	atomic_store_explicit(&place->usable_until, usable_until, memory_order_release);
+	words_store(words, response);
+	atomic_store_explicit(&place->sequence, sequence + 1, memory_order_release);
+	atomic_store_explicit(&slot->current, next, memory_order_release);
+	return true;
+}
+
+void cache_withdraw(struct slot *slot)
+{
+	atomic_store_explicit(&slot->current, 0, memory_order_release);
+}
+
+void cache_set_state(struct cache *cache, struct slot *slot, enum slot_state state)
+{
+	atomic_store_explicit(&slot->state, state, memory_order_release);
+	futex_wake(&cache->progress);
+}
+
+static bool slot_awaits_answer(const struct cache *cache, const struct slot *slot)
+{
+	uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
+
+	/* Another search for the issuer is due when the pool has grown since the last. */
+	return state == SLOT_PENDING ||
+	       (state == SLOT_NO_ISSUER &&
+		       atomic_load(&slot->issuers_seen) != cache_issuer_count(cache));
+}
+
+void cache_await(struct cache *cache, const struct slot *slot, int64_t deadline)
+{
+	for (;;) {
+		uint32_t progress = atomic_load(&cache->progress);
+		int64_t left = deadline - clock_steady();
+
+		if (left <= 0 || !slot_awaits_answer(cache, slot))
+			return;
+		futex_wait(&cache->progress, progress, left);
+	}
+}
+
+void cache_sleep(struct cache *cache, int timeout)
+{
+	futex_wait(&cache->news, cache->news_seen, timeout);
+	cache->news_seen = atomic_load(&cache->news);
+}
+
+bool cache_has_news(const struct cache *cache)
+{
+	return atomic_load(&cache->news) != cache->news_seen;
+}
+
+void cache_wake(struct cache *cache)
+{
+	futex_wake(&cache->news);
+}
+
+bool cache_lead(struct cache *cache)
+{
+	bool leads;
+
+	if (!mutex_trylock(&cache->standby))
+		return false;
+	leads = mutex_lock(&cache->leader);
+	pthread_mutex_unlock(&cache->standby);
+	return leads;
+}
+
+/* A lock that is free or a dead owner's is taken for an instant: nobody else can tell the kernel.
+ */
+static bool mutex_is_free(pthread_mutex_t *mutex)
+{
+	if (!mutex_trylock(mutex))
+		return false;
+	pthread_mutex_unlock(mutex);
+	return true;
+}
+
+bool cache_is_led(struct cache *cache)
+{
+	return !mutex_is_free(&cache->standby) || !mutex_is_free(&cache->leader);
+}
+
+bool cache_wants_standby(struct cache *cache)
+{
+	return mutex_is_free(&cache->standby);
+}

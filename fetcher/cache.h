@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The cache: the one thing that the host's threads and the fetching thread both touch.
+ *
+ * It lies in shared anonymous memory that is made before the first fork, so that every process of a
+ * tree sees the same slots, and it holds all that a fetch needs (certificate, issuers, URLs,
+ * times): any process of the tree can go on where a dead one stopped. Memory is never given back,
+ * so that a reader may follow any pointer it finds at any time.
+ *
+ *  - Host threads add (cache_add, cache_add_issuer: a short critical section without I/O) and read
+ *    (cache_read: never blocks, never sees a torn response).
+ *  - One thread per tree, the leader, writes responses and schedules.
+ */
+#ifndef OCSPRELOAD_CACHE_H
+#define OCSPRELOAD_CACHE_H
+
+#include "bytes.h"
+#include "certificate.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The largest response that is kept; the largest seen in the wild are below 10 KiB. */
+enum { CACHE_RESPONSE_LIMIT = 64 * 1024 };
+
+struct cache;
+
+enum slot_state {
+	SLOT_PENDING,   /* no answer yet: the first fetch is due or under way */
+	SLOT_NO_ISSUER, /* waits for an issuer certificate to turn up */
+	SLOT_FAILING,   /* the last attempt failed; a response may still be held */
+	SLOT_GOOD,
+	SLOT_REVOKED,
+	SLOT_UNKNOWN, /* the responder does not know the certificate */
+};
+
+/* One of two places for a response; the leader fills the one that is not current. */
+struct slot_response {
+	_Atomic uint32_t sequence; /* odd while it is written */
+	_Atomic uint32_t size;
+	_Atomic int64_t usable_until; /* seconds since 1970 */
+	_Atomic(_Atomic uint64_t *) words;
+	_Atomic uint32_t capacity; /* bytes behind words; the leader's own */
+};
+
+struct issuer_entry {
+	unsigned char subject[CERTIFICATE_KEY_SIZE];
+	unsigned char key[CERTIFICATE_KEY_SIZE];
+	struct bytes der;
+};
+
+struct slot {
+	/* Constant once the slot can be found. */
+	unsigned char key[CERTIFICATE_KEY_SIZE];
+	unsigned char issuer_name[CERTIFICATE_KEY_SIZE];
+	struct bytes certificate;
+	const char *responders; /* see struct certificate */
+	const char *label;
+	int64_t registered; /* steady clock, milliseconds */
+	struct slot *next_in_bucket;
+
+	/* Written by the leader, read by anybody. */
+	_Atomic uint32_t state;        /* enum slot_state */
+	_Atomic uint32_t issuers_seen; /* cache_issuer_count at the last search for an issuer */
+	_Atomic uint32_t current;      /* 0: nothing held; n: response[n - 1] */
+	struct slot_response response[2];
+
+	/*
+	 * The schedule, written by the leader only, kept here for the next one. Atomic because a
+	 * leader that was killed in the middle is no reason for undefined behaviour.
+	 */
+	_Atomic(const struct issuer_entry *) issuer;
+	_Atomic int64_t due;         /* wall clock, milliseconds; 0: at once */
+	_Atomic int64_t this_update; /* of the newest accepted response, seconds since 1970 */
+	_Atomic uint32_t failures;   /* in a row */
+};
+
+/* NULL when the kernel refuses the memory (RLIMIT_AS, a cgroup). */
+struct cache *cache_create(void);
+
+/* Gives the memory back; for tools and tests, a host keeps its cache for ever. */
+void cache_destroy(struct cache *cache);
+
+/* The slot of a certificate, or NULL. Any thread, wait-free. */
+struct slot *cache_find(const struct cache *cache, const unsigned char *key);
+
+/*
+ * The slot of a certificate, made in state SLOT_PENDING if there is none, with everything copied;
+ * then the leader is woken. now is on the steady clock. NULL when the cache is full.
+ */
+struct slot *cache_add(struct cache *cache, const struct certificate *certificate,
+	const char *responders, int64_t now);
+
+/*
+ * Adds a certificate that may be somebody's issuer to the pool, once, and wakes the leader. False
+ * when the cache is full.
+ */
+bool cache_add_issuer(struct cache *cache, const struct certificate *certificate);
+
+/*
+ * The same for an issuer that the leader found elsewhere. Does not wake it. The entry, or NULL when
+ * the cache is full.
+ */
+const struct issuer_entry *cache_keep_issuer(
+	struct cache *cache, const struct certificate *certificate);
+
+/* Slots and pool entries are numbered from 0 in the order of their arrival and never move. */
+size_t cache_slot_count(const struct cache *cache);
+struct slot *cache_slot(struct cache *cache, size_t index);
+uint32_t cache_issuer_count(const struct cache *cache);
+const struct issuer_entry *cache_issuer(const struct cache *cache, uint32_t index);
+
+/*
+ * The response to staple at now (seconds since 1970), copied to out if it fits into room bytes.
+ * Returns its size, 0 if there is none. A return greater than room means that nothing was copied.
+ * Any thread, any process; never blocks.
+ */
+size_t cache_read(const struct slot *slot, int64_t now, void *out, size_t room);
+
+/* Until when what is held may be stapled (seconds since 1970), 0 if nothing is held. */
+int64_t cache_usable_until(const struct slot *slot);
+
+/* Leader: makes response the one to staple. False when it is too large or the cache is full. */
+bool cache_publish(
+	struct cache *cache, struct slot *slot, struct bytes response, int64_t usable_until);
+
+/* Leader: nothing is stapled any more. */
+void cache_withdraw(struct slot *slot);
+
+/* Leader: sets the state and wakes those who wait in cache_await. */
+void cache_set_state(struct cache *cache, struct slot *slot, enum slot_state state);
+
+/*
+ * Blocks until the first answer for slot is there, or was found to be impossible, or the steady
+ * clock is at deadline. Any thread that may block.
+ */
+void cache_await(struct cache *cache, const struct slot *slot, int64_t deadline);
+
+/* Leader: sleeps until something was added since the last call, or for timeout milliseconds. */
+void cache_sleep(struct cache *cache, int timeout);
+
+/* True if something was added since the last cache_sleep. */
+bool cache_has_news(const struct cache *cache);
+
+/* Wakes the leader, whichever process it is in. */
+void cache_wake(struct cache *cache);
+
+/*
+ * Leadership. One thread leads, one may stand by; both places are robust mutexes, so that the
+ * kernel hands a dead owner's place on. cache_lead takes the standby's place, sleeps until the
+ * leader is gone, and returns true as the leader; false if somebody stands by already. The leader
+ * leads until its thread ends.
+ */
+bool cache_lead(struct cache *cache);
+
+/* True if a leader lives, or is about to. */
+bool cache_is_led(struct cache *cache);
+
+/* True if nobody stands by, so that a thread that calls cache_lead now would be of use. */
+bool cache_wants_standby(struct cache *cache);
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+#include "certificate.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The serial number is at most 20 octets (RFC 5280, 4.1.2.2); whatever is longer is cut. */
+enum {
+	SERIAL_LIMIT = 40,
+	NAME_LIMIT = CERTIFICATE_LABEL_SIZE - SERIAL_LIMIT - sizeof(" (serial )"),
+};
+
+/* False if a name cannot be encoded. */
+static bool digest_names(const struct libcrypto *crypto, X509 *x, struct certificate *out)
+{
+	const EVP_MD *sha256 = crypto->EVP_sha256();
+
+	return crypto->X509_digest(x, sha256, out->key, NULL) == 1 &&
+	       crypto->X509_NAME_digest(
+		       crypto->X509_get_subject_name(x), sha256, out->subject, NULL) == 1 &&
+	       crypto->X509_NAME_digest(
+		       crypto->X509_get_issuer_name(x), sha256, out->issuer, NULL) == 1;
+}
+
+/* Whatever is in a certificate, a log line stays one line of plain text. */
+static void copy_printable(char out[static NAME_LIMIT + 1], const unsigned char *in, int size)
+{
+	int i;
+
+	for (i = 0; i < size && i < (int)NAME_LIMIT; i++)
+		out[i] = in[i] >= 0x20 && in[i] < 0x7f ? (char)in[i] : '?';
+	out[i] = '\0';
+}
+
+static bool read_dns_name(
+	const struct libcrypto *crypto, const X509 *x, char out[static NAME_LIMIT + 1])
+{
+	GENERAL_NAMES *names = crypto->X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL);
+	int count = crypto->OPENSSL_sk_num((const OPENSSL_STACK *)names);
+	bool found = false;
+
+	for (int i = 0; i < count && !found; i++) {
+		const GENERAL_NAME *name =
+			crypto->OPENSSL_sk_value((const OPENSSL_STACK *)names, i);
+		int type;
+		const ASN1_STRING *value = crypto->GENERAL_NAME_get0_value(name, &type);
+
+		if (type != GEN_DNS)
+			continue;
+		copy_printable(out, crypto->ASN1_STRING_get0_data(value),
+			crypto->ASN1_STRING_length(value));
+		found = out[0] != '\0';
+	}
+	crypto->GENERAL_NAMES_free(names);
+	return found;
+}
+
+static bool read_common_name(
+	const struct libcrypto *crypto, const X509 *x, char out[static NAME_LIMIT + 1])
+{
+	char text[NAME_LIMIT + 1];
+	int size = crypto->X509_NAME_get_text_by_NID(
+		crypto->X509_get_subject_name(x), NID_commonName, text, sizeof(text));
+
+	if (size <= 0)
+		return false;
+	copy_printable(out, (const unsigned char *)text, size);
+	return true;
+}
+
+static void read_label(const struct libcrypto *crypto, const X509 *x, struct certificate *out)
+{
+	BIGNUM *number = crypto->ASN1_INTEGER_to_BN(crypto->X509_get0_serialNumber(x), NULL);
+	char *serial = number ? crypto->BN_bn2hex(number) : NULL;
+	char name[NAME_LIMIT + 1];
+
+	if (!read_dns_name(crypto, x, name) && !read_common_name(crypto, x, name))
+		strcpy(name, "certificate");
+	snprintf(out->label, sizeof(out->label), "%s (serial %.*s)", name, SERIAL_LIMIT,
+		serial ? serial : "?");
+	crypto->CRYPTO_free(serial, __FILE__, __LINE__);
+	crypto->BN_free(number);
+}
+
+/* Of RFC 3986's characters only the printable ones are wanted; a space is our own separator. */
+static bool is_clean_url(const unsigned char *url, int size)
+{
+	for (int i = 0; i < size; i++)
+		if (url[i] <= 0x20 || url[i] >= 0x7f)
+			return false;
+	return size > 0;
+}
+
+static void add_responder(const struct libcrypto *crypto, const ASN1_STRING *url, char *responders)
+{
+	const unsigned char *data = crypto->ASN1_STRING_get0_data(url);
+	int size = crypto->ASN1_STRING_length(url);
+	size_t used = strlen(responders);
+
+	if (!is_clean_url(data, size))
+		return;
+	if (used + (used > 0) + (size_t)size >= CERTIFICATE_RESPONDERS_SIZE)
+		return;
+	if (used > 0)
+		responders[used++] = ' ';
+	memcpy(responders + used, data, (size_t)size);
+	responders[used + (size_t)size] = '\0';
+}
+
+/* X509_get1_ocsp would do, but it sorts the URLs, and the CA's order is its preference. */
+static void read_responders(const struct libcrypto *crypto, const X509 *x, char *responders)
+{
+	AUTHORITY_INFO_ACCESS *access = crypto->X509_get_ext_d2i(x, NID_info_access, NULL, NULL);
+	int count = crypto->OPENSSL_sk_num((const OPENSSL_STACK *)access);
+
+	for (int i = 0; i < count; i++) {
+		const ACCESS_DESCRIPTION *entry =
+			crypto->OPENSSL_sk_value((const OPENSSL_STACK *)access, i);
+		int type;
+		const ASN1_STRING *url = crypto->GENERAL_NAME_get0_value(entry->location, &type);
+
+		if (type == GEN_URI && crypto->OBJ_obj2nid(entry->method) == NID_ad_OCSP)
+			add_responder(crypto, url, responders);
+	}
+	crypto->AUTHORITY_INFO_ACCESS_free(access);
+}
+
+static bool read_may_be_server(const struct libcrypto *crypto, const X509 *x)
+{
+	int critical;
+	EXTENDED_KEY_USAGE *usage = crypto->X509_get_ext_d2i(x, NID_ext_key_usage, &critical, NULL);
+	int count = crypto->OPENSSL_sk_num((const OPENSSL_STACK *)usage);
+	bool may = !usage && critical == -1; /* -1: it is not there, rather than unreadable */
+
+	for (int i = 0; i < count; i++) {
+		int nid = crypto->OBJ_obj2nid(
+			crypto->OPENSSL_sk_value((const OPENSSL_STACK *)usage, i));
+
+		may = may || nid == NID_server_auth || nid == NID_anyExtendedKeyUsage;
+	}
+	crypto->EXTENDED_KEY_USAGE_free(usage);
+	return may;
+}
+
+bool certificate_read(const struct libcrypto *crypto, X509 *x, struct certificate *out)
+{
+	memset(out, 0, sizeof(*out));
+	if (!certificate_encode(crypto, x, &out->der) || !digest_names(crypto, x, out)) {
+		certificate_free(out);
+		return false;
+	}
+	read_label(crypto, x, out);
+	read_responders(crypto, x, out->responders);
+	out->may_be_server = read_may_be_server(crypto, x);
+	return true;
+}
+
+bool certificate_decode(const struct libcrypto *crypto, struct bytes der, struct certificate *out)
+{
+	X509 *x = certificate_x509(crypto, der);
+	bool done = false;
+
+	memset(out, 0, sizeof(*out));
+	if (x)
+		done = certificate_read(crypto, x, out);
+	crypto->X509_free(x);
+	return done;
+}
+
+void certificate_free(struct certificate *certificate)
+{
+	buffer_free(&certificate->der);
+	memset(certificate, 0, sizeof(*certificate));
+}
+
+X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der)
+{
+	const unsigned char *at = der.data;
+	X509 *x;
+
+	if (der.size == 0 || der.size > INT_MAX)
+		return NULL;
+	x = crypto->d2i_X509(NULL, &at, (long)der.size);
+	if (x && at == der.data + der.size)
+		return x;
+	crypto->X509_free(x);
+	return NULL;
+}
+
+bool certificate_encode(const struct libcrypto *crypto, X509 *x, struct buffer *out)
+{
+	unsigned char *der = NULL;
+	int size = crypto->i2d_X509(x, &der);
+	bool done = size > 0 && buffer_append(out, der, (size_t)size);
+
+	crypto->CRYPTO_free(der, __FILE__, __LINE__);
+	return done;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the fetcher has to know of a certificate, copied out of an X509 that may belong to a host.
+ */
+#ifndef OCSPRELOAD_CERTIFICATE_H
+#define OCSPRELOAD_CERTIFICATE_H
+
+#include "bytes.h"
+#include "libcrypto.h"
+
+#include <stdint.h>
+
+enum {
+	CERTIFICATE_KEY_SIZE = 32,
+	CERTIFICATE_LABEL_SIZE = 128,
+	CERTIFICATE_RESPONDERS_SIZE = 1024,
+};
+
+struct certificate {
+	unsigned char
+		key[CERTIFICATE_KEY_SIZE]; /* SHA-256 of the DER: the certificate's identity */
+	unsigned char subject[CERTIFICATE_KEY_SIZE]; /* SHA-256 of the subject name's DER */
+	unsigned char issuer[CERTIFICATE_KEY_SIZE];  /* SHA-256 of the issuer name's DER */
+	struct buffer der;
+	/* For log lines: "www.example.org (serial 03AB9F)"; printable ASCII only. */
+	char label[CERTIFICATE_LABEL_SIZE];
+	/*
+	 * The OCSP URLs of authorityInfoAccess (RFC 5280, 4.2.2.1) in the certificate's order,
+	 * separated by one space; empty if there are none. URLs with a space or a control character
+	 * in them are left out, as are those that no longer fit.
+	 */
+	char responders[CERTIFICATE_RESPONDERS_SIZE];
+	/* False if an extendedKeyUsage is present and has neither serverAuth nor
+	 * anyExtendedKeyUsage. */
+	bool may_be_server;
+};
+
+/*
+ * Fills *out from x, which stays the caller's and is not changed. Any thread; the caller keeps the
+ * error queue clean. False when memory ran out or x cannot be encoded; *out is then empty.
+ * certificate_free releases what it holds.
+ */
+bool certificate_read(const struct libcrypto *crypto, X509 *x, struct certificate *out);
+
+/* The same from DER, which must be used up to its last byte. */
+bool certificate_decode(const struct libcrypto *crypto, struct bytes der, struct certificate *out);
+
+void certificate_free(struct certificate *certificate);
+
+/* An X509 from DER that must be used up to its last byte, or NULL. Freed with crypto->X509_free. */
+X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der);
+
+/* Appends the DER of x to *out. False when memory ran out or x cannot be encoded. */
+bool certificate_encode(const struct libcrypto *crypto, X509 *x, struct buffer *out);
+
+#endif

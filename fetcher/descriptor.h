@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A socket in a process whose owner does not know of it. Hosts close every descriptor they did not
+ * open and use the numbers again, so a number alone proves nothing: a descriptor knows the identity
+ * of its socket, and is forgotten, not closed, once the number stands for something else.
+ *
+ * Between a check and the use that follows, the host's threads can still do it; nothing can be done
+ * about that.
+ */
+#ifndef OCSPRELOAD_DESCRIPTOR_H
+#define OCSPRELOAD_DESCRIPTOR_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct descriptor {
+	int number; /* -1: none */
+	dev_t device;
+	ino_t inode;
+};
+
+/* A new non-blocking, close-on-exec socket. False, and errno, if there is none to be had. */
+bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol);
+
+/* To be asked before each use. False, with errno EBADF: there is none, or no longer. */
+bool descriptor_check(struct descriptor *descriptor);
+
+/* Closes the socket if it is still ours; number is -1 then in any case. */
+void descriptor_close(struct descriptor *descriptor);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One HTTP exchange: name, connection, request, response. Non-blocking, with one deadline over all
+ * of it and a byte cap; a state machine that its owner drives from poll.
+ *
+ *     resolving ─► connecting ─► sending ─► receiving ─► done
+ *         └────────────┴───────────┴───────────┴───────► failed
+ */
+#ifndef OCSPRELOAD_EXCHANGE_H
+#define OCSPRELOAD_EXCHANGE_H
+
+#include "bytes.h"
+#include "http.h"
+#include "resolve.h"
+
+#include <poll.h>
+#include <stdint.h>
+
+enum exchange_state {
+	EXCHANGE_RESOLVING,
+	EXCHANGE_CONNECTING,
+	EXCHANGE_SENDING,
+	EXCHANGE_RECEIVING,
+	EXCHANGE_DONE,
+	EXCHANGE_FAILED,
+};
+
+/* The most bytes of headers and body that are read of one answer. */
+enum { EXCHANGE_LIMIT = 64 * 1024 };
+
+struct exchange;
+
+/*
+ * Starts an exchange with the server at peer (the responder's, or a proxy's, host and port);
+ * request is the whole HTTP request and is copied. deadline is on the steady clock, in
+ * milliseconds. NULL when memory ran out.
+ */
+struct exchange *exchange_start(
+	struct resolver *resolver, const struct url *peer, struct bytes request, int64_t deadline);
+
+/* Closes and frees everything, in any state. NULL is allowed. */
+void exchange_free(struct exchange *exchange);
+
+/*
+ * What to wait for: a descriptor (-1 while only the resolver is waited for) and events. Lowers
+ * *timeout (milliseconds, -1: none) so that no deadline is overslept.
+ */
+struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *timeout);
+
+/*
+ * Goes as far as it can without blocking; to be called after each poll, whatever revents says.
+ * Tries the addresses of the peer in turn until one accepts the connection.
+ */
+enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now);
+
+/* EXCHANGE_DONE: the response as it was read (any status); lives as long as the exchange. */
+const struct http_reader *exchange_response(const struct exchange *exchange);
+
+/* EXCHANGE_FAILED: why, in words for a log line ("connection refused"), alive as long as it. */
+const char *exchange_why(const struct exchange *exchange);
+
+#endif

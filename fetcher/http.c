@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: MIT */
+#include "http.h"
+
+#include <arpa/inet.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#ifndef OCSPRELOAD_VERSION
+#define OCSPRELOAD_VERSION "0"
+#endif
+
+/* isalnum and its kin ask the host's locale. */
+static bool is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static bool is_alphanumeric(char c)
+{
+	return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+static char to_lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool copy_text(char *to, size_t room, const char *from, size_t size)
+{
+	if (size >= room)
+		return false;
+	memcpy(to, from, size);
+	to[size] = '\0';
+	return true;
+}
+
+/*
+ * URLs
+ */
+
+static const char *parse_host(const char *text, size_t size, struct url *url)
+{
+	struct in6_addr address;
+	bool literal = size >= 2 && text[0] == '[';
+
+	if (literal) {
+		text++;
+		size -= 2;
+	}
+	if (size == 0)
+		return "the URL names no host";
+	if (!copy_text(url->host, sizeof(url->host), text, size))
+		return "the URL's host is too long";
+	if (literal)
+		return inet_pton(AF_INET6, url->host, &address) == 1
+			       ? NULL
+			       : "the URL's host is not an IPv6 address";
+	for (size_t i = 0; i < size; i++)
+		if (!is_alphanumeric(text[i]) && !strchr("-._", text[i]))
+			return "the URL's host has a character that no host name has";
+	return NULL;
+}
+
+static const char *parse_port(const char *text, size_t size, struct url *url)
+{
+	unsigned number = 0;
+	char digits[6];
+	size_t count = 0;
+
+	for (size_t i = 0; i < size; i++) {
+		if (!is_digit(text[i]))
+			return "the URL's port is not a number";
+		if (number <= 65535)
+			number = number * 10 + (unsigned)(text[i] - '0');
+	}
+	if (size == 0) /* "host:" is allowed, RFC 3986, 3.2.3 */
+		number = 80;
+	if (number == 0 || number > 65535)
+		return "the URL's port is not between 1 and 65535";
+	for (; number > 0; number /= 10)
+		digits[count++] = (char)('0' + number % 10);
+	for (size_t i = 0; i < count; i++)
+		url->port[i] = digits[count - 1 - i];
+	url->port[count] = '\0';
+	return NULL;
+}
+
+static const char *parse_authority(const char *text, size_t size, struct url *url)
+{
+	const char *bracket = size > 0 && text[0] == '[' ? memchr(text, ']', size) : NULL;
+	const char *after = bracket ? bracket + 1 : memchr(text, ':', size);
+	const char *end = text + size;
+	const char *why;
+
+	/*
+	 * Refused, not ignored: a name and password in front of a host are a way to disguise it
+	 * (RFC 9110, 4.2.4), and silence would hide from an administrator that they are not sent.
+	 */
+	if (memchr(text, '@', size))
+		return "a user name in the URL is not possible";
+	if (size > 0 && text[0] == '[' && !bracket)
+		return "the URL's host is not an IPv6 address";
+	if (!after)
+		after = end;
+	if (after < end && *after != ':')
+		return "the URL's host is followed by something that is no port";
+	why = parse_host(text, (size_t)(after - text), url);
+	if (!why)
+		why = after < end ? parse_port(after + 1, (size_t)(end - after - 1), url)
+				  : parse_port(NULL, 0, url);
+	if (why)
+		return why;
+	copy_text(url->authority, sizeof(url->authority), text, (size_t)(after - text));
+	if (strcmp(url->port, "80") != 0) {
+		strcat(url->authority, ":");
+		strcat(url->authority, url->port);
+	}
+	return NULL;
+}
+
+static const char *parse_path(const char *text, size_t size, struct url *url)
+{
+	size_t slash = size == 0 || text[0] != '/';
+
+	url->path[0] = '/';
+	if (!copy_text(url->path + slash, sizeof(url->path) - slash, text, size))
+		return "the URL's path is too long";
+	return NULL;
+}
+
+const char *url_parse(const char *text, struct url *url)
+{
+	const char *authority, *path;
+	const char *why;
+
+	memset(url, 0, sizeof(*url));
+	for (const char *c = text; *c; c++)
+		if (*c <= ' ' || *c > '~')
+			return "the URL has a space or another character that no URL has";
+	if (strncasecmp(text, "https://", 8) == 0)
+		return "https is not possible for OCSP, only http is";
+	if (strncasecmp(text, "http://", 7) != 0)
+		return "it is not an http URL";
+	authority = text + 7;
+	path = authority + strcspn(authority, "/?#");
+	why = parse_authority(authority, (size_t)(path - authority), url);
+	if (why)
+		return why;
+	return parse_path(path, strcspn(path, "#"), url);
+}
+
+/*
+ * Requests
+ */
+
+/* RFC 4648, 4, with what a path cannot carry percent-encoded, as RFC 5019, 5 wants it. */
+static bool append_base64(struct buffer *out, struct bytes der)
+{
+	static const char letters[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+	bool good = true;
+
+	for (size_t i = 0; i < der.size; i += 3) {
+		size_t left = der.size - i;
+		unsigned long group = (unsigned long)der.data[i] << 16;
+
+		if (left > 1)
+			group |= (unsigned long)der.data[i + 1] << 8;
+		if (left > 2)
+			group |= der.data[i + 2];
+		for (size_t j = 0; j < 4; j++) {
+			unsigned value = group >> (18 - 6 * j) & 63;
+
+			if (j > left)
+				good = good && buffer_append(out, "%3D", 3);
+			else if (value == 62)
+				good = good && buffer_append(out, "%2B", 3);
+			else if (value == 63)
+				good = good && buffer_append(out, "%2F", 3);
+			else
+				good = good && buffer_append(out, &letters[value], 1);
+		}
+	}
+	return good;
+}
+
+static bool append_common_headers(struct buffer *out, const struct url *url)
+{
+	return buffer_printf(out,
+		"Host: %s\r\n"
+		"Accept: application/ocsp-response\r\n"
+		"User-Agent: ocspreload/" OCSPRELOAD_VERSION
+		"\r\n"
+		"Connection: close\r\n",
+		url->authority);
+}
+
+/* The request target of a GET into *target; empty where it has to be a POST. */
+static bool format_get_target(struct buffer *target, const struct url *url, struct bytes der)
+{
+	size_t path_size = strlen(url->path);
+
+	/* To extend a query is to ask another resource, and only the responder knows which. */
+	if (der.size > HTTP_GET_LIMIT || strchr(url->path, '?'))
+		return true;
+	if (!buffer_append(target, url->path, path_size))
+		return false;
+	if (url->path[path_size - 1] != '/' && !buffer_append(target, "/", 1))
+		return false;
+	if (!append_base64(target, der))
+		return false;
+	if (target->size > HTTP_GET_LIMIT)
+		target->size = 0;
+	return true;
+}
+
+bool http_format_request(struct buffer *out, const struct url *url, struct bytes der, bool proxy)
+{
+	const char *scheme = proxy ? "http://" : "";
+	const char *authority = proxy ? url->authority : "";
+	struct buffer target = {0};
+	size_t before = out->size;
+	bool good = format_get_target(&target, url, der);
+
+	if (good && target.size > 0)
+		good = buffer_printf(out, "GET %s%s%.*s HTTP/1.1\r\n", scheme, authority,
+			       (int)target.size, (const char *)target.data) &&
+		       append_common_headers(out, url) && buffer_append(out, "\r\n", 2);
+	else if (good)
+		good = buffer_printf(
+			       out, "POST %s%s%s HTTP/1.1\r\n", scheme, authority, url->path) &&
+		       append_common_headers(out, url) &&
+		       buffer_printf(out,
+			       "Content-Type: application/ocsp-request\r\n"
+			       "Content-Length: %zu\r\n\r\n",
+			       der.size) &&
+		       buffer_append(out, der.data, der.size);
+	if (!good)
+		out->size = before;
+	buffer_free(&target);
+	return good;
+}
+
+/*
+ * Responses
+ */
+
+/* The first five gather lines, the next three take bytes of the body. */
+enum reader_step {
+	STEP_STATUS,
+	STEP_HEADERS,
+	STEP_CHUNK_SIZE,
+	STEP_CHUNK_END,
+	STEP_TRAILERS,
+	STEP_BODY_LENGTH,
+	STEP_BODY_CLOSE,
+	STEP_CHUNK_DATA,
+	STEP_DONE,
+	STEP_BAD,
+};
+
+static const char not_http[] = "what answers is not an HTTP/1 server";
+static const char too_large[] = "the response is too large";
+
+static void reader_fail(struct http_reader *reader, const char *why)
+{
+	reader->step = STEP_BAD;
+	reader->why = why;
+}
+
+static enum http_state reader_state(const struct http_reader *reader)
+{
+	if (reader->step == STEP_BAD)
+		return HTTP_BAD;
+	return reader->step == STEP_DONE ? HTTP_DONE : HTTP_MORE;
+}
+
+void http_reader_init(struct http_reader *reader, size_t limit)
+{
+	memset(reader, 0, sizeof(*reader));
+	reader->limit = limit;
+}
+
+void http_reader_free(struct http_reader *reader)
+{
+	buffer_free(&reader->body);
+}
+
+/* "HTTP/1.1 200 OK"; the reason, and the space before it, are often left out. */
+static void read_status_line(struct http_reader *reader)
+{
+	const char *line = reader->line;
+
+	if (reader->line_size < 12 || strncmp(line, "HTTP/1.", 7) != 0 || !is_digit(line[7]) ||
+		line[8] != ' ' || line[9] < '1' || !is_digit(line[9]) || !is_digit(line[10]) ||
+		!is_digit(line[11]) || (line[12] != '\0' && line[12] != ' ')) {
+		reader_fail(reader, not_http);
+		return;
+	}
+	reader->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
+	reader->step = STEP_HEADERS;
+}
+
+static void read_length(struct http_reader *reader, uint64_t length)
+{
+	if (reader->has_length && reader->remaining != length) {
+		reader_fail(reader, "the response has two different lengths");
+		return;
+	}
+	reader->has_length = true;
+	reader->remaining = length;
+}
+
+/* One number, or the same one several times after commas (RFC 9110, 8.6). */
+static void read_content_length(struct http_reader *reader, const char *value)
+{
+	do {
+		uint64_t length = 0;
+
+		value += strspn(value, " \t");
+		if (!is_digit(*value))
+			break;
+		for (; is_digit(*value); value++) {
+			unsigned digit = (unsigned)(*value - '0');
+
+			if (length > (UINT64_MAX - digit) / 10) {
+				reader_fail(reader, too_large);
+				return;
+			}
+			length = length * 10 + digit;
+		}
+		read_length(reader, length);
+		value += strspn(value, " \t");
+		if (reader->step == STEP_BAD || *value == '\0')
+			return;
+	} while (*value++ == ',');
+	reader_fail(reader, "the response's Content-Length is not a number");
+}
+
+static void read_content_type(struct http_reader *reader, const char *value)
+{
+	size_t size = 0;
+
+	for (; value[size] && value[size] != ';' && !is_blank(value[size]); size++)
+		if (size < sizeof(reader->content_type) - 1)
+			reader->content_type[size] = to_lower(value[size]);
+}
+
+static void read_header(struct http_reader *reader, const char *name, const char *value)
+{
+	if (strcasecmp(name, "content-length") == 0) {
+		read_content_length(reader, value);
+	} else if (strcasecmp(name, "transfer-encoding") == 0) {
+		if (strcasecmp(value, "chunked") != 0 || reader->chunked)
+			reader_fail(reader,
+				"the response has a transfer coding that was not asked for");
+		reader->chunked = true;
+	} else if (strcasecmp(name, "content-type") == 0 && reader->content_type[0] == '\0') {
+		read_content_type(reader, value);
+	}
+}
+
+/* Splits reader->line; false, and failed, if it is no header. Does the same for a trailer. */
+static bool split_header(struct http_reader *reader, const char **value)
+{
+	char *line = reader->line;
+	size_t end = reader->line_size;
+	size_t name_size = 0;
+
+	if (is_blank(line[0])) {
+		reader_fail(reader, "the response has a folded header");
+		return false;
+	}
+	while (line[name_size] &&
+		(is_alphanumeric(line[name_size]) || strchr("!#$%&'*+-.^_`|~", line[name_size])))
+		name_size++;
+	if (name_size == 0 || line[name_size] != ':') {
+		reader_fail(reader, "the response has a malformed header");
+		return false;
+	}
+	while (is_blank(line[end - 1]))
+		end--;
+	line[end] = '\0';
+	line[name_size] = '\0';
+	*value = line + name_size + 1;
+	*value += strspn(*value, " \t");
+	return true;
+}
+
+/* RFC 9112, 6.3: how long the body is. */
+static void end_headers(struct http_reader *reader)
+{
+	if (reader->status == 101) {
+		reader_fail(reader, "the server switches to another protocol");
+	} else if (reader->status < 200) {
+		reader->has_length = reader->chunked = false;
+		reader->content_type[0] = '\0';
+		reader->step = STEP_STATUS;
+	} else if (reader->chunked && reader->has_length) {
+		reader_fail(reader, "the response is chunked and has a length, too");
+	} else if (reader->status == 204 || reader->status == 304) {
+		reader->step = STEP_DONE;
+	} else if (reader->chunked) {
+		reader->step = STEP_CHUNK_SIZE;
+	} else if (!reader->has_length) {
+		reader->step = STEP_BODY_CLOSE;
+	} else if (reader->remaining > reader->limit - reader->seen) {
+		reader_fail(reader, too_large);
+	} else {
+		reader->step = reader->remaining ? STEP_BODY_LENGTH : STEP_DONE;
+	}
+}
+
+static int hex_value(char c)
+{
+	if (is_digit(c))
+		return c - '0';
+	c = to_lower(c);
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static void read_chunk_size(struct http_reader *reader)
+{
+	const char *c = reader->line;
+	uint64_t size = 0;
+	char after;
+
+	for (; hex_value(*c) >= 0; c++) {
+		size = size * 16 + (uint64_t)hex_value(*c);
+		if (size > reader->limit - reader->seen) {
+			reader_fail(reader, too_large);
+			return;
+		}
+	}
+	after = c[strspn(c, " \t")];
+	if (c == reader->line || (after != '\0' && after != ';')) {
+		reader_fail(reader, "the response has a malformed chunk");
+		return;
+	}
+	reader->remaining = size;
+	reader->step = size ? STEP_CHUNK_DATA : STEP_TRAILERS;
+}
+
+static void read_line(struct http_reader *reader)
+{
+	const char *value;
+
+	switch (reader->step) {
+	case STEP_STATUS:
+		read_status_line(reader);
+		break;
+	case STEP_HEADERS:
+		if (reader->line_size == 0)
+			end_headers(reader);
+		else if (split_header(reader, &value))
+			read_header(reader, reader->line, value);
+		break;
+	case STEP_CHUNK_SIZE:
+		read_chunk_size(reader);
+		break;
+	case STEP_CHUNK_END:
+		reader->step = STEP_CHUNK_SIZE;
+		if (reader->line_size > 0)
+			reader_fail(reader, "the response has a malformed chunk");
+		break;
+	case STEP_TRAILERS:
+		if (reader->line_size == 0)
+			reader->step = STEP_DONE;
+		else
+			split_header(reader, &value);
+		break;
+	}
+	reader->line_size = 0;
+}
+
+/* A line ends with CR LF or, from many an old responder, with LF alone (RFC 9112, 2.2). */
+static void feed_line(struct http_reader *reader, char byte)
+{
+	bool after_cr = reader->line_size > 0 && reader->line[reader->line_size - 1] == '\r';
+
+	if (++reader->seen > reader->limit) {
+		reader_fail(reader, too_large);
+	} else if (byte == '\n') {
+		reader->line_size -= after_cr;
+		reader->line[reader->line_size] = '\0';
+		read_line(reader);
+	} else if (reader->step == STEP_STATUS && reader->line_size < 7 &&
+		   byte != "HTTP/1."[reader->line_size]) {
+		/* A server that speaks first, or TLS, may never send a line end. */
+		reader_fail(reader, not_http);
+	} else if (byte == '\0' || after_cr) {
+		reader_fail(reader, "the response has a NUL or a bare CR in a header");
+	} else if (reader->line_size >= sizeof(reader->line) - 1) {
+		reader_fail(reader, "the response has an overlong header");
+	} else {
+		reader->line[reader->line_size++] = byte;
+	}
+}
+
+/* Returns how much of input was used. */
+static size_t feed_body(struct http_reader *reader, struct bytes input)
+{
+	bool counted = reader->step != STEP_BODY_CLOSE;
+	size_t size = input.size;
+
+	if (counted && size > reader->remaining)
+		size = (size_t)reader->remaining;
+	if (size > reader->limit - reader->seen) {
+		reader_fail(reader, too_large);
+		return size;
+	}
+	if (!buffer_append(&reader->body, input.data, size)) {
+		reader_fail(reader, "memory ran out");
+		return size;
+	}
+	reader->seen += size;
+	if (counted) {
+		reader->remaining -= size;
+		if (reader->remaining == 0)
+			reader->step = reader->step == STEP_CHUNK_DATA ? STEP_CHUNK_END : STEP_DONE;
+	}
+	return size;
+}
+
+enum http_state http_reader_feed(struct http_reader *reader, struct bytes input)
+{
+	while (input.size > 0 && reader->step < STEP_DONE) {
+		size_t used = 1;
+
+		if (reader->step < STEP_BODY_LENGTH)
+			feed_line(reader, (char)input.data[0]);
+		else
+			used = feed_body(reader, input);
+		input.data += used;
+		input.size -= used;
+	}
+	return reader_state(reader);
+}
+
+enum http_state http_reader_end(struct http_reader *reader)
+{
+	if (reader->step == STEP_BODY_CLOSE)
+		reader->step = STEP_DONE;
+	else if (reader->step == STEP_STATUS && reader->seen == 0)
+		reader_fail(reader, "the server closed the connection without an answer");
+	else if (reader->step < STEP_DONE)
+		reader_fail(reader, "the server closed the connection before the response's end");
+	return reader_state(reader);
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+#include "libcrypto.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+const char *libcrypto_bind(struct libcrypto *table, void *handle)
+{
+	void *symbol;
+
+#define F(name)                        \
+	symbol = dlsym(handle, #name); \
+	if (!symbol)                   \
+		return #name;          \
+	memcpy(&table->name, &symbol, sizeof(symbol));
+	LIBCRYPTO_FUNCTIONS(F)
+#undef F
+	return NULL;
+}

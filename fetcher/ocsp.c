@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: MIT */
+#include "ocsp.h"
+
+#include "certificate.h"
+#include "clock.h"
+
+#include <limits.h>
+#include <string.h>
+
+/* What a judgement is about, while it is being made. Whatever is set is ours to free. */
+struct trial {
+	const struct libcrypto *crypto;
+	int64_t now;
+	OCSP_BASICRESP *basic;
+	X509 *certificate;
+	X509 *issuer;
+	STACK_OF(X509) * issuers; /* the issuer alone, as OpenSSL's functions want it */
+	OCSP_SINGLERESP *single;  /* belongs to basic */
+	int status;               /* V_OCSP_CERTSTATUS_… */
+	struct judgement judgement;
+};
+
+static bool read_time(
+	const struct libcrypto *crypto, const ASN1_GENERALIZEDTIME *time, int64_t *seconds)
+{
+	struct tm tm;
+
+	/* ASN1_TIME_to_tm takes NULL for the current time. */
+	if (!time || crypto->ASN1_TIME_to_tm(time, &tm) != 1)
+		return false;
+	*seconds = clock_from_civil(
+		tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
+	return true;
+}
+
+static enum verdict judge_status(const struct libcrypto *crypto, OCSP_RESPONSE *response)
+{
+	switch (crypto->OCSP_response_status(response)) {
+	case OCSP_RESPONSE_STATUS_SUCCESSFUL:
+		return VERDICT_GOOD;
+	case OCSP_RESPONSE_STATUS_MALFORMEDREQUEST:
+		return VERDICT_MALFORMED_REQUEST;
+	case OCSP_RESPONSE_STATUS_INTERNALERROR:
+		return VERDICT_INTERNAL_ERROR;
+	case OCSP_RESPONSE_STATUS_TRYLATER:
+		return VERDICT_TRY_LATER;
+	case OCSP_RESPONSE_STATUS_SIGREQUIRED:
+		return VERDICT_SIG_REQUIRED;
+	case OCSP_RESPONSE_STATUS_UNAUTHORIZED:
+		return VERDICT_UNAUTHORIZED;
+	default:
+		return VERDICT_BAD_STATUS;
+	}
+}
+
+/*
+ * OpenSSL decodes BER, and verifies what it would have encoded itself; others verify the bytes as
+ * they came. So the bytes must be what OpenSSL would have encoded. The BasicOCSPResponse is the
+ * last thing in DER of an OCSPResponse, and bytes that follow it in its OCTET STRING would be seen.
+ */
+static bool is_der(const struct libcrypto *crypto, OCSP_RESPONSE *outer, OCSP_BASICRESP *basic,
+	struct bytes response)
+{
+	unsigned char *der = NULL;
+	int size = crypto->i2d_OCSP_RESPONSE(outer, &der);
+	bool is = size > 0 && (size_t)size == response.size &&
+		  memcmp(der, response.data, response.size) == 0;
+
+	crypto->CRYPTO_free(der, __FILE__, __LINE__);
+	if (!is || !basic)
+		return is;
+	der = NULL;
+	size = crypto->i2d_OCSP_BASICRESP(basic, &der);
+	is = size > 0 && (size_t)size <= response.size &&
+	     memcmp(der, response.data + response.size - size, (size_t)size) == 0;
+	crypto->CRYPTO_free(der, __FILE__, __LINE__);
+	return is;
+}
+
+static enum verdict open_response(struct trial *trial, struct bytes response)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	const unsigned char *at = response.data;
+	OCSP_RESPONSE *outer = NULL;
+	enum verdict verdict = VERDICT_NOT_A_RESPONSE;
+
+	if (response.size == 0 || response.size > INT_MAX)
+		return verdict;
+	outer = crypto->d2i_OCSP_RESPONSE(NULL, &at, (long)response.size);
+	if (!outer)
+		return verdict;
+	verdict = judge_status(crypto, outer);
+	if (verdict == VERDICT_GOOD) {
+		trial->basic = crypto->OCSP_response_get1_basic(outer);
+		if (!trial->basic)
+			verdict = VERDICT_NOT_BASIC;
+	}
+	if (!is_der(crypto, outer, trial->basic, response))
+		verdict = VERDICT_NOT_A_RESPONSE;
+	crypto->OCSP_RESPONSE_free(outer);
+	return verdict;
+}
+
+static enum verdict open_certificates(
+	struct trial *trial, struct bytes certificate, struct bytes issuer)
+{
+	const struct libcrypto *crypto = trial->crypto;
+
+	trial->certificate = certificate_x509(crypto, certificate);
+	trial->issuer = certificate_x509(crypto, issuer);
+	if (!trial->certificate || !trial->issuer)
+		return VERDICT_BAD_CERTIFICATE;
+	trial->issuers = (STACK_OF(X509) *)crypto->OPENSSL_sk_new_null();
+	if (!trial->issuers ||
+		crypto->OPENSSL_sk_push((OPENSSL_STACK *)trial->issuers, trial->issuer) <= 0)
+		return VERDICT_OUT_OF_MEMORY;
+	return VERDICT_GOOD;
+}
+
+/* A responder may answer with another digest than we asked with (RFC 5019, 2.2.1). */
+static bool is_ours(const struct trial *trial, OCSP_SINGLERESP *single)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	/* 1.1.1's OCSP_id_get0_info wants it without const, and only reads. */
+	OCSP_CERTID *theirs = (OCSP_CERTID *)crypto->OCSP_SINGLERESP_get0_id(single);
+	ASN1_OBJECT *algorithm = NULL;
+	const EVP_MD *digest = NULL;
+	OCSP_CERTID *ours = NULL;
+	const char *name;
+	bool is;
+
+	crypto->OCSP_id_get0_info(NULL, &algorithm, NULL, NULL, theirs);
+	name = crypto->OBJ_nid2sn(crypto->OBJ_obj2nid(algorithm));
+	if (name)
+		digest = crypto->EVP_get_digestbyname(name);
+	if (digest)
+		ours = crypto->OCSP_cert_to_id(digest, trial->certificate, trial->issuer);
+	is = ours && crypto->OCSP_id_cmp(ours, theirs) == 0;
+	crypto->OCSP_CERTID_free(ours);
+	return is;
+}
+
+/* The times of a SingleResponse into *out; the status, or -1 if the times cannot be read. */
+static int read_single(
+	const struct libcrypto *crypto, OCSP_SINGLERESP *single, struct judgement *out)
+{
+	ASN1_GENERALIZEDTIME *revoked, *this_update, *next_update;
+	int status = crypto->OCSP_single_get0_status(
+		single, &out->revocation_reason, &revoked, &this_update, &next_update);
+
+	if (!read_time(crypto, this_update, &out->this_update))
+		return -1;
+	out->next_update = out->this_update + OCSP_DEFAULT_LIFE;
+	if (next_update && !read_time(crypto, next_update, &out->next_update))
+		return -1;
+	if (status != V_OCSP_CERTSTATUS_REVOKED)
+		out->revocation_reason = -1;
+	else if (!read_time(crypto, revoked, &out->revoked_at))
+		return -1;
+	return status;
+}
+
+/* Of several answers about our certificate, the newest counts. */
+static enum verdict choose_single(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	int count = crypto->OCSP_resp_count(trial->basic);
+	enum verdict verdict = VERDICT_OTHER_CERTIFICATE;
+
+	for (int i = 0; i < count; i++) {
+		OCSP_SINGLERESP *single = crypto->OCSP_resp_get0(trial->basic, i);
+		struct judgement times = {.revocation_reason = -1};
+		int status;
+
+		if (!is_ours(trial, single))
+			continue;
+		status = read_single(crypto, single, &times);
+		if (status < 0)
+			return VERDICT_BAD_TIMES;
+		if (trial->single && times.this_update <= trial->judgement.this_update)
+			continue;
+		trial->single = single;
+		trial->status = status;
+		trial->judgement = times;
+		verdict = VERDICT_GOOD;
+	}
+	return verdict;
+}
+
+static bool is_known(const struct libcrypto *crypto, X509_EXTENSION *extension)
+{
+	/* RFC 6960, 4.4, and the CRL entry extensions that 4.4.5 allows here. */
+	static const int known[] = {
+		NID_id_pkix_OCSP_Nonce,
+		NID_id_pkix_OCSP_CrlID,
+		NID_id_pkix_OCSP_archiveCutoff,
+		NID_id_pkix_OCSP_extendedStatus,
+		NID_crl_reason,
+		NID_invalidity_date,
+	};
+	int nid = crypto->OBJ_obj2nid(crypto->X509_EXTENSION_get_object(extension));
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (nid == known[i])
+			return true;
+	return false;
+}
+
+/* RFC 5280, 4.2: who does not know a critical extension has to refuse what carries it. */
+static enum verdict judge_extensions(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	int at = -1;
+
+	while ((at = crypto->OCSP_BASICRESP_get_ext_by_critical(trial->basic, 1, at)) >= 0)
+		if (!is_known(crypto, crypto->OCSP_BASICRESP_get_ext(trial->basic, at)))
+			return VERDICT_BAD_EXTENSION;
+	at = -1;
+	while ((at = crypto->OCSP_SINGLERESP_get_ext_by_critical(trial->single, 1, at)) >= 0)
+		if (!is_known(crypto, crypto->OCSP_SINGLERESP_get_ext(trial->single, at)))
+			return VERDICT_BAD_EXTENSION;
+	return VERDICT_GOOD;
+}
+
+static enum verdict judge_times(struct trial *trial)
+{
+	struct judgement *times = &trial->judgement;
+
+	if (times->next_update <= times->this_update)
+		return VERDICT_BAD_TIMES;
+	if (times->this_update > trial->now + OCSP_SKEW)
+		return VERDICT_NOT_YET_VALID;
+	if (times->next_update <= trial->now)
+		return VERDICT_EXPIRED;
+	times->usable_until = times->next_update;
+	return VERDICT_GOOD;
+}
+
+static enum verdict judge_validity(struct trial *trial, const X509 *x)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	int64_t not_before, not_after;
+
+	if (!read_time(crypto, crypto->X509_get0_notBefore(x), &not_before) ||
+		!read_time(crypto, crypto->X509_get0_notAfter(x), &not_after))
+		return VERDICT_BAD_TIMES;
+	if (not_before > trial->now)
+		return VERDICT_NOT_YET_VALID;
+	if (not_after <= trial->now)
+		return VERDICT_EXPIRED;
+	if (trial->judgement.usable_until > not_after)
+		trial->judgement.usable_until = not_after;
+	return VERDICT_GOOD;
+}
+
+/*
+ * OCSP_basic_verify would also find these, but cannot say so. A delegated signer is often the
+ * first to end: what it signed dies with it, whatever nextUpdate says.
+ */
+static enum verdict judge_signer(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	enum verdict verdict;
+	X509 *signer = NULL;
+
+	if (crypto->OCSP_resp_get0_signer(trial->basic, &signer, trial->issuers) != 1)
+		return VERDICT_BAD_SIGNATURE;
+	verdict = judge_validity(trial, signer);
+	return verdict == VERDICT_GOOD ? judge_validity(trial, trial->issuer) : verdict;
+}
+
+/*
+ * The one way to call it that gives the same answer from 1.1.1 to 4.0. With the issuer as the only
+ * anchor, the signer is the issuer or a certificate that the issuer itself signed and that has the
+ * OCSPSigning EKU (RFC 6960, 4.2.2.2).
+ */
+static enum verdict judge_signature(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	X509_STORE *store = crypto->X509_STORE_new();
+	enum verdict verdict = VERDICT_OUT_OF_MEMORY;
+
+	if (!store || crypto->X509_STORE_add_cert(store, trial->issuer) != 1 ||
+		crypto->X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN) != 1)
+		goto out;
+	crypto->X509_VERIFY_PARAM_set_time(
+		crypto->X509_STORE_get0_param(store), (time_t)trial->now);
+	if (crypto->OCSP_basic_verify(trial->basic, trial->issuers, store, 0) == 1)
+		verdict = VERDICT_GOOD;
+	else
+		verdict = VERDICT_BAD_SIGNATURE;
+out:
+	crypto->X509_STORE_free(store);
+	return verdict;
+}
+
+/* What the response says, once it is known to be true. */
+static enum verdict judge_certificate(struct trial *trial)
+{
+	switch (trial->status) {
+	case V_OCSP_CERTSTATUS_GOOD:
+		return VERDICT_GOOD;
+	case V_OCSP_CERTSTATUS_REVOKED:
+		return VERDICT_REVOKED;
+	default:
+		return VERDICT_UNKNOWN;
+	}
+}
+
+/* From cheap to dear; the signature is last, and nothing is believed before it. */
+static enum verdict judge(
+	struct trial *trial, struct bytes response, struct bytes certificate, struct bytes issuer)
+{
+	static enum verdict (*const steps[])(struct trial * trial) = {
+		choose_single,
+		judge_times,
+		judge_extensions,
+		judge_signer,
+		judge_signature,
+		judge_certificate,
+	};
+	enum verdict verdict = open_response(trial, response);
+
+	if (verdict == VERDICT_GOOD)
+		verdict = open_certificates(trial, certificate, issuer);
+	for (size_t i = 0; i < sizeof(steps) / sizeof(*steps) && verdict == VERDICT_GOOD; i++)
+		verdict = steps[i](trial);
+	return verdict;
+}
+
+struct judgement ocsp_judge(const struct libcrypto *crypto, struct bytes response,
+	struct bytes certificate, struct bytes issuer, int64_t now)
+{
+	struct trial trial = {.crypto = crypto, .now = now, .judgement = {.revocation_reason = -1}};
+
+	crypto->ERR_set_mark();
+	trial.judgement.verdict = judge(&trial, response, certificate, issuer);
+	crypto->OPENSSL_sk_free((OPENSSL_STACK *)trial.issuers);
+	crypto->X509_free(trial.issuer);
+	crypto->X509_free(trial.certificate);
+	crypto->OCSP_BASICRESP_free(trial.basic);
+	crypto->ERR_pop_to_mark();
+	return trial.judgement;
+}
+
+const char *verdict_text(enum verdict verdict)
+{
+	static const char *const texts[] = {
+		[VERDICT_GOOD] = "good",
+		[VERDICT_REVOKED] = "the certificate is revoked",
+		[VERDICT_UNKNOWN] = "the responder does not know the certificate",
+		[VERDICT_NOT_A_RESPONSE] = "this is not an OCSP response",
+		[VERDICT_MALFORMED_REQUEST] = "malformedRequest",
+		[VERDICT_INTERNAL_ERROR] = "internalError",
+		[VERDICT_TRY_LATER] = "tryLater",
+		[VERDICT_SIG_REQUIRED] = "sigRequired",
+		[VERDICT_UNAUTHORIZED] = "unauthorized (it may not know the certificate yet)",
+		[VERDICT_BAD_STATUS] = "a responseStatus that does not exist",
+		[VERDICT_NOT_BASIC] = "no BasicOCSPResponse",
+		[VERDICT_BAD_SIGNATURE] =
+			"the signature is wrong, or not by the issuer or a delegated signer of it",
+		[VERDICT_OTHER_CERTIFICATE] = "an answer about another certificate",
+		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",
+		[VERDICT_EXPIRED] = "expired",
+		[VERDICT_BAD_TIMES] = "times that make no sense",
+		[VERDICT_BAD_EXTENSION] = "an unknown critical extension",
+		[VERDICT_BAD_CERTIFICATE] = "the certificate or its issuer cannot be decoded",
+		[VERDICT_OUT_OF_MEMORY] = "memory ran out",
+	};
+
+	_Static_assert(sizeof(texts) / sizeof(*texts) == VERDICT_COUNT, "a text for every verdict");
+	if ((unsigned)verdict >= VERDICT_COUNT)
+		return "?";
+	return texts[verdict];
+}
+
+bool ocsp_request(const struct libcrypto *crypto, struct bytes certificate, struct bytes issuer,
+	struct buffer *out)
+{
+	OCSP_REQUEST *request = NULL;
+	OCSP_CERTID *id = NULL;
+	unsigned char *der = NULL;
+	X509 *x, *signer;
+	bool done = false;
+	int size;
+
+	crypto->ERR_set_mark();
+	x = certificate_x509(crypto, certificate);
+	signer = certificate_x509(crypto, issuer);
+	if (!x || !signer)
+		goto out;
+	request = crypto->OCSP_REQUEST_new();
+	id = crypto->OCSP_cert_to_id(crypto->EVP_sha1(), x, signer);
+	if (!request || !id || !crypto->OCSP_request_add0_id(request, id))
+		goto out;
+	id = NULL; /* the request's now */
+	size = crypto->i2d_OCSP_REQUEST(request, &der);
+	done = size > 0 && buffer_append(out, der, (size_t)size);
+out:
+	crypto->CRYPTO_free(der, __FILE__, __LINE__);
+	crypto->OCSP_CERTID_free(id);
+	crypto->OCSP_REQUEST_free(request);
+	crypto->X509_free(signer);
+	crypto->X509_free(x);
+	crypto->ERR_pop_to_mark();
+	return done;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * OCSP (RFC 6960, RFC 5019) as pure functions of bytes: no I/O, no clock, no state.
+ */
+#ifndef OCSPRELOAD_OCSP_H
+#define OCSPRELOAD_OCSP_H
+
+#include "bytes.h"
+#include "libcrypto.h"
+
+#include <stdint.h>
+
+/*
+ * A judgement. The first three are about the certificate and come from a response that is verified,
+ * for this certificate and inside its time; all others refuse the response itself.
+ */
+enum verdict {
+	VERDICT_GOOD,
+	VERDICT_REVOKED,
+	VERDICT_UNKNOWN,
+	VERDICT_NOT_A_RESPONSE,    /* not DER of an OCSPResponse, or bytes after it */
+	VERDICT_MALFORMED_REQUEST, /* responseStatus, RFC 6960, 4.2.1 */
+	VERDICT_INTERNAL_ERROR,
+	VERDICT_TRY_LATER,
+	VERDICT_SIG_REQUIRED,
+	VERDICT_UNAUTHORIZED,
+	VERDICT_BAD_STATUS,
+	VERDICT_NOT_BASIC,         /* no id-pkix-ocsp-basic in it */
+	VERDICT_BAD_SIGNATURE,     /* or a signer without the issuer's authority */
+	VERDICT_OTHER_CERTIFICATE, /* no SingleResponse with our CertID */
+	VERDICT_NOT_YET_VALID,     /* thisUpdate more than OCSP_SKEW in the future, or the signer's
+				      notBefore at all */
+	VERDICT_EXPIRED,           /* nextUpdate, or the signer's notAfter, is past */
+	VERDICT_BAD_TIMES,         /* unreadable, or nextUpdate not after thisUpdate */
+	VERDICT_BAD_EXTENSION,     /* critical, and not one that we know */
+	VERDICT_BAD_CERTIFICATE,   /* our own certificate or issuer cannot be decoded */
+	VERDICT_OUT_OF_MEMORY,
+	VERDICT_COUNT,
+};
+
+enum {
+	OCSP_SKEW = 300,          /* seconds a responder's clock may be ahead of ours */
+	OCSP_DEFAULT_LIFE = 3600, /* seconds after thisUpdate, where nextUpdate is absent */
+};
+
+/* All times in seconds since 1970. Meaningful for the first three verdicts only. */
+struct judgement {
+	enum verdict verdict;
+	int64_t this_update;
+	int64_t next_update;   /* thisUpdate + OCSP_DEFAULT_LIFE if the response has none */
+	int64_t usable_until;  /* the earliest of next_update and the notAfter of signer and issuer
+				*/
+	int64_t revoked_at;    /* VERDICT_REVOKED only */
+	int revocation_reason; /* CRLReason (RFC 5280, 5.3.1), or -1 */
+};
+
+/*
+ * Judges a response as a strict client would at the time now (seconds since 1970): everything of
+ * RFC 6960, 3.2, plus the authority of the signer (4.2.2.2). certificate and issuer are DER.
+ * The error queue of the calling thread is left as it was.
+ */
+struct judgement ocsp_judge(const struct libcrypto *crypto, struct bytes response,
+	struct bytes certificate, struct bytes issuer, int64_t now);
+
+/* Words for a log line, as in "the responder answered: %s". Never NULL. */
+const char *verdict_text(enum verdict verdict);
+
+/*
+ * The DER of an OCSPRequest for one certificate as RFC 5019, 2.1 wants it: one Request, CertID with
+ * SHA-1, no nonce, no signature. Appended to *out. False when the certificate or the issuer cannot
+ * be decoded or memory ran out.
+ */
+bool ocsp_request(const struct libcrypto *crypto, struct bytes certificate, struct bytes issuer,
+	struct buffer *out);
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the subcommands of ocspctl share. Unlike everything else here they may block and print.
+ */
+#ifndef OCSPRELOAD_OCSPCTL_H
+#define OCSPRELOAD_OCSPCTL_H
+
+#include "certificate.h"
+#include "config.h"
+#include "fetch.h"
+#include "libcrypto.h"
+#include "ocsp.h"
+
+#include <stdio.h>
+
+enum { EXIT_GOOD = 0, EXIT_NOT_GOOD = 1, EXIT_USAGE = 2 };
+
+struct tool {
+	struct libcrypto crypto;
+	struct config config; /* as the shim would have it in this environment */
+
+	const char *issuer; /* -i, or NULL */
+	const char *output; /* -o, or NULL */
+	int64_t at;         /* -a, else now: seconds since 1970 */
+};
+
+/* A certificate and what is needed to ask about it. */
+struct subject {
+	struct certificate leaf;
+	struct buffer issuer; /* DER */
+};
+
+/*
+ * Reads the first certificate of a PEM file. Returns NULL, or why not, in words that follow the
+ * path. subject_free in either case.
+ */
+const char *subject_read(const struct tool *tool, const char *path, struct subject *out);
+
+/*
+ * Looks for its issuer where the fetcher would: among what else is in the file, in what -i and the
+ * configuration name, in the system's trust store. Returns NULL, or words that say what to do.
+ */
+const char *subject_find_issuer(const struct tool *tool, const char *path, struct subject *subject);
+
+void subject_free(struct subject *subject);
+
+/* A fetch from beginning to end, while the tool has nothing else to do. */
+struct inquiry {
+	struct fetch_tools tools;
+	struct fetch *fetch;
+	enum fetch_state state;
+};
+
+/*
+ * Asks the responders about a subject that has its issuer, and blocks until one has answered or all
+ * have failed. False when memory ran out. The subject must outlive it; inquiry_free in either case.
+ */
+bool inquiry_run(const struct tool *tool, const struct subject *subject, struct inquiry *out);
+
+void inquiry_free(struct inquiry *inquiry);
+
+/* Says why nothing came of it. Returns the exit code. */
+int print_failure(const char *path, const char *why);
+
+/* Prints a judgement as one line. Returns the exit code. */
+int print_judgement(FILE *out, const struct judgement *judgement);
+
+/* The subcommands: the operands are as many as the table in ocspctl.c says. */
+int command_check(struct tool *tool, char **operands);
+int command_doctor(struct tool *tool, char **operands);
+int command_fetch(struct tool *tool, char **operands);
+
+#endif

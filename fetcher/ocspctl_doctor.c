@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+#include "ocspctl.h"
+
+#include "clock.h"
+#include "issuer.h"
+
+/* What can be said without asking anybody: NULL, or why it would not be stapled. */
+static const char *examine(const struct tool *tool, const char *path, struct subject *subject)
+{
+	struct bytes leaf = buffer_bytes(&subject->leaf.der);
+
+	if (!tool->config.enabled)
+		return "OCSPRELOAD is off";
+	if (issuer_signed(&tool->crypto, leaf, leaf))
+		return "it is self-signed: there is no CA that could vouch for it";
+	if (!subject->leaf.may_be_server)
+		return "it is not a server's: its extendedKeyUsage lacks serverAuth";
+	if (!tool->config.responder && !subject->leaf.responders[0])
+		return "it names no OCSP responder (normal with CAs that have none, such as Let's "
+		       "Encrypt); one that exists can be named by OCSPRELOAD_RESPONDER";
+	return subject_find_issuer(tool, path, subject);
+}
+
+static int report(const struct subject *subject, const struct inquiry *inquiry)
+{
+	const char *label = subject->leaf.label;
+	const char *responder = fetch_responder(inquiry->fetch);
+	struct judgement judgement;
+	char time[CLOCK_TEXT_SIZE];
+
+	if (inquiry->state == FETCH_FAILED) {
+		printf("not stapled: %s: %s: %s\n", label, responder, fetch_why(inquiry->fetch));
+		return EXIT_NOT_GOOD;
+	}
+	judgement = fetch_judgement(inquiry->fetch);
+	if (judgement.verdict != VERDICT_GOOD) {
+		printf("not stapled: %s: %s answered: %s\n", label, responder,
+			verdict_text(judgement.verdict));
+		return EXIT_NOT_GOOD;
+	}
+	printf("ok: %s: %s answered: good until %s\n", label, responder,
+		clock_text(judgement.usable_until, time));
+	return EXIT_GOOD;
+}
+
+static int diagnose(const struct tool *tool, const char *path, struct subject *subject)
+{
+	struct inquiry inquiry;
+	const char *why = examine(tool, path, subject);
+	int code;
+
+	if (why) {
+		printf("not stapled: %s: %s\n", subject->leaf.label, why);
+		return EXIT_NOT_GOOD;
+	}
+	if (inquiry_run(tool, subject, &inquiry))
+		code = report(subject, &inquiry);
+	else
+		code = print_failure(path, "memory ran out");
+	inquiry_free(&inquiry);
+	return code;
+}
+
+int command_doctor(struct tool *tool, char **operands)
+{
+	struct subject subject;
+	const char *why = subject_read(tool, operands[0], &subject);
+	int code;
+
+	code = why ? print_failure(operands[0], why) : diagnose(tool, operands[0], &subject);
+	subject_free(&subject);
+	return code;
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The interposed functions: all that a host ever meets of this library.
+ *
+ * Each finds the libssl that the host means, calls the real function, and shows the registry what
+ * the context or connection holds now. Looking twice does no harm, so nothing has to be known of
+ * which of these functions libssl calls inside which.
+ *
+ * To add one: define it here, name it in LIBSSL_HOOKS (libssl.h) and in exports.map.
+ */
+#include "libssl.h"
+#include "registry.h"
+#include "staple.h"
+
+#define HOOK __attribute__((visibility("default")))
+#define CALLER __builtin_return_address(0)
+
+HOOK int SSL_CTX_use_certificate(SSL_CTX *ctx, X509 *x)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	return lib ? registry_see_ctx(lib, ctx, lib->SSL_CTX_use_certificate(ctx, x)) : 0;
+}
+
+HOOK int SSL_CTX_use_certificate_ASN1(SSL_CTX *ctx, int size, const unsigned char *der)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	return lib ? registry_see_ctx(lib, ctx, lib->SSL_CTX_use_certificate_ASN1(ctx, size, der))
+		   : 0;
+}
+
+HOOK int SSL_CTX_use_certificate_file(SSL_CTX *ctx, const char *file, int type)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	return lib ? registry_see_ctx(lib, ctx, lib->SSL_CTX_use_certificate_file(ctx, file, type))
+		   : 0;
+}
+
+HOOK int SSL_CTX_use_certificate_chain_file(SSL_CTX *ctx, const char *file)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	return lib ? registry_see_ctx(lib, ctx, lib->SSL_CTX_use_certificate_chain_file(ctx, file))
+		   : 0;
+}
+
+HOOK int SSL_CTX_use_cert_and_key(
+	SSL_CTX *ctx, X509 *x, EVP_PKEY *key, STACK_OF(X509) * chain, int override)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	return lib ? registry_see_ctx(
+			     lib, ctx, lib->SSL_CTX_use_cert_and_key(ctx, x, key, chain, override))
+		   : 0;
+}
+
+HOOK int SSL_use_certificate(SSL *ssl, X509 *x)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	return lib ? registry_see_ssl(lib, ssl, lib->SSL_use_certificate(ssl, x)) : 0;
+}
+
+HOOK int SSL_use_certificate_ASN1(SSL *ssl, const unsigned char *der, int size)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	return lib ? registry_see_ssl(lib, ssl, lib->SSL_use_certificate_ASN1(ssl, der, size)) : 0;
+}
+
+HOOK int SSL_use_certificate_file(SSL *ssl, const char *file, int type)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	return lib ? registry_see_ssl(lib, ssl, lib->SSL_use_certificate_file(ssl, file, type)) : 0;
+}
+
+HOOK int SSL_use_certificate_chain_file(SSL *ssl, const char *file)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	return lib ? registry_see_ssl(lib, ssl, lib->SSL_use_certificate_chain_file(ssl, file)) : 0;
+}
+
+HOOK int SSL_use_cert_and_key(
+	SSL *ssl, X509 *x, EVP_PKEY *key, STACK_OF(X509) * chain, int override)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	return lib ? registry_see_ssl(
+			     lib, ssl, lib->SSL_use_cert_and_key(ssl, x, key, chain, override))
+		   : 0;
+}
+
+/*
+ * SSL_CONF_cmd can load a certificate, but its argument does not tell where to. A host names the
+ * context first, on the same thread.
+ */
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
+	SSL_CONF_CTX *conf;
+	SSL_CTX *ctx;
+	SSL *ssl;
+} configured;
+
+HOOK void SSL_CONF_CTX_set_ssl_ctx(SSL_CONF_CTX *conf, SSL_CTX *ctx)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	configured.conf = conf;
+	configured.ctx = ctx;
+	configured.ssl = NULL;
+	if (lib)
+		lib->SSL_CONF_CTX_set_ssl_ctx(conf, ctx);
+}
+
+HOOK void SSL_CONF_CTX_set_ssl(SSL_CONF_CTX *conf, SSL *ssl)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	configured.conf = conf;
+	configured.ctx = NULL;
+	configured.ssl = ssl;
+	if (lib)
+		lib->SSL_CONF_CTX_set_ssl(conf, ssl);
+}
+
+HOOK int SSL_CONF_cmd(SSL_CONF_CTX *conf, const char *command, const char *value)
+{
+	bool is_known = conf && conf == configured.conf;
+	SSL_CTX *ctx = is_known ? configured.ctx : NULL;
+	SSL *ssl = is_known ? configured.ssl : NULL;
+	struct libssl *lib = ssl ? libssl_of_ssl(ssl, CALLER) : libssl_of_ctx(ctx, CALLER);
+	int result = lib ? lib->SSL_CONF_cmd(conf, command, value) : 0;
+
+	if (ssl)
+		return registry_see_ssl(lib, ssl, result);
+	return ctx ? registry_see_ctx(lib, ctx, result) : result;
+}
+
+static bool changes_chain(int command)
+{
+	return command == SSL_CTRL_EXTRA_CHAIN_CERT || command == SSL_CTRL_CHAIN ||
+	       command == SSL_CTRL_CHAIN_CERT || command == SSL_CTRL_BUILD_CERT_CHAIN;
+}
+
+HOOK long SSL_CTX_ctrl(SSL_CTX *ctx, int command, long number, void *pointer)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+	long result = lib ? lib->SSL_CTX_ctrl(ctx, command, number, pointer) : 0;
+
+	if (changes_chain(command))
+		registry_see_ctx(lib, ctx, result > 0);
+	else if (command == SSL_CTRL_GET_TLSEXT_STATUS_REQ_CB && lib)
+		staple_hide(lib, ctx, pointer);
+	return result;
+}
+
+HOOK long SSL_ctrl(SSL *ssl, int command, long number, void *pointer)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+	long result = lib ? lib->SSL_ctrl(ssl, command, number, pointer) : 0;
+
+	if (changes_chain(command))
+		registry_see_ssl(lib, ssl, result > 0);
+	return result;
+}
+
+HOOK long SSL_CTX_callback_ctrl(SSL_CTX *ctx, int command, void (*callback)(void))
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	if (lib && command == SSL_CTRL_SET_TLSEXT_STATUS_REQ_CB &&
+		staple_set_host_callback(lib, ctx, callback))
+		return 1;
+	return lib ? lib->SSL_CTX_callback_ctrl(ctx, command, callback) : 0;
+}

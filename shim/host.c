@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+#include "host.h"
+
+#include "../fetcher/clock.h"
+#include "../fetcher/log.h"
+#include "../fetcher/loop.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	ENVIRONMENT_SIZE = 8192,
+	ENVIRONMENT_COUNT = 32,
+	CHECK_INTERVAL = 1000,  /* milliseconds between two looks at the places of the threads */
+	RETRY_INTERVAL = 60000, /* the same after a thread was refused */
+	/* Milliseconds that an exit waits for a computation to end: mostly none, and no I/O is in
+	 * it; but on a machine short of processors the thread may not be running. */
+	EXIT_PATIENCE = 2000,
+	STACK_SIZE = 512 << 10,
+};
+
+/* Set in the constructor, constant afterwards. */
+static char environment_text[ENVIRONMENT_SIZE];
+static const char *environment[ENVIRONMENT_COUNT + 1];
+
+static struct config config;
+static pthread_once_t config_once = PTHREAD_ONCE_INIT;
+static bool wanted;
+
+static _Atomic(struct cache *) cache;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Held by the thread while it computes, and by whoever forks or exits. See loop.h. */
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int gate_awaited; /* by that many threads that fork */
+static atomic_bool gate_closed; /* for good: the process exits */
+
+static const struct libcrypto *_Atomic thread_crypto;
+static atomic_bool thread_lives; /* in this process */
+static _Atomic int64_t next_check;
+static _Atomic int64_t window_end; /* of the startup window of the newest certificate */
+static _Atomic pid_t own_pid;
+
+struct visit host_enter(const struct libcrypto *crypto)
+{
+	struct visit visit = {crypto, errno, 0};
+
+	/* What is done here must not be cut off in the middle, holding a lock. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &visit.cancel_state);
+	crypto->ERR_set_mark();
+	return visit;
+}
+
+void host_leave(struct visit visit)
+{
+	visit.crypto->ERR_pop_to_mark();
+	pthread_setcancelstate(visit.cancel_state, NULL);
+	errno = visit.saved_errno;
+}
+
+void host_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void host_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+/*
+ * All that happens in a process that never loads a certificate. Copies, because daemons overwrite
+ * their environment to change their name in ps; no allocation, because the host's allocator may not
+ * be ready.
+ */
+static void __attribute__((constructor)) start_host(void)
+{
+	size_t used = 0, count = 0;
+	/* A program that runs with more rights than its user listens to the file alone. */
+	bool trusted = getauxval(AT_SECURE) == 0;
+
+	log_start();
+	for (char **entry = environ; trusted && entry && *entry; entry++) {
+		size_t size = strlen(*entry) + 1;
+
+		if (!config_concerns(*entry) || size > sizeof(environment_text) - used ||
+			count == ENVIRONMENT_COUNT)
+			continue;
+		environment[count++] = memcpy(environment_text + used, *entry, size);
+		used += size;
+	}
+}
+
+static bool program_is_listed(const char *list)
+{
+	char path[512];
+	const char *slash;
+	ssize_t size = readlink("/proc/self/exe", path, sizeof(path) - 1);
+
+	if (config_lists(list, program_invocation_short_name))
+		return true;
+	if (size <= 0)
+		return false;
+	path[size] = '\0';
+	slash = strrchr(path, '/');
+	return config_lists(list, slash ? slash + 1 : path);
+}
+
+static void load_config(void)
+{
+	int saved = errno;
+
+	config_load(&config, environment, CONFIG_FILE);
+	wanted = config.enabled && (!config.only || program_is_listed(config.only));
+	errno = saved;
+}
+
+const struct config *host_config(void)
+{
+	pthread_once(&config_once, load_config);
+	return &config;
+}
+
+bool host_is_wanted(void)
+{
+	host_config();
+	return wanted;
+}
+
+/*
+ * The thread comes by here after every piece of work. A mutex is not fair: whoever gives it back
+ * and takes it again at once mostly wins over those who wait, so the thread stands back for them.
+ */
+static void enter_gate(void)
+{
+	static const struct timespec moment = {0, 50000};
+
+	while (atomic_load(&gate_closed))
+		pause();
+	while (atomic_load(&gate_awaited) > 0)
+		nanosleep(&moment, NULL);
+	pthread_mutex_lock(&gate);
+}
+
+static void leave_gate(void)
+{
+	pthread_mutex_unlock(&gate);
+}
+
+static void *run_thread(void *argument)
+{
+	static const struct loop_gate loop_gate = {enter_gate, leave_gate};
+	struct cache *shared = atomic_load(&cache);
+
+	pthread_setname_np(pthread_self(), "ocspreload");
+	sem_post(argument);
+	if (cache_lead(shared)) {
+		enter_gate();
+		loop_run(atomic_load(&thread_crypto), shared, &config, &loop_gate);
+		leave_gate();
+	}
+	atomic_store(&thread_lives, false);
+	return NULL;
+}
+
+static int create_thread(void)
+{
+	pthread_attr_t attributes;
+	sigset_t all, before;
+	pthread_t thread;
+	int error, cancel_state;
+	sem_t born;
+
+	error = pthread_attr_init(&attributes);
+	if (error)
+		return error;
+	/* sem_wait would be a place to end the caller's thread, which fork is not. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	sem_init(&born, 0, 0);
+	pthread_attr_setstacksize(&attributes, STACK_SIZE);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	/* The thread must never be the one that the kernel picks for a signal of the host's; the
+	 * mask is inherited, so it is set around its birth. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(&thread, &attributes, run_thread, &born);
+	/* Not before it has left the start-up code of libc and the allocator, which the gate does
+	 * not guard: a child forked in the middle of that would inherit their locks, held by
+	 * nobody. */
+	while (error == 0 && sem_wait(&born) != 0)
+		;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	sem_destroy(&born);
+	pthread_setcancelstate(cancel_state, NULL);
+	pthread_attr_destroy(&attributes);
+	return error;
+}
+
+static void ensure_thread(void)
+{
+	static atomic_bool reported;
+	bool lives = false;
+	int error;
+
+	if (!config.fetch || atomic_load(&gate_closed) ||
+		!atomic_compare_exchange_strong(&thread_lives, &lives, true))
+		return;
+	error = create_thread();
+	if (error == 0)
+		return;
+	atomic_store(&thread_lives, false);
+	atomic_store(&next_check, clock_steady() + RETRY_INTERVAL);
+	if (!atomic_exchange(&reported, true))
+		log_warning(
+			"no thread can be started in this process (%s): it staples only what "
+			"another process of the same service fetches",
+			strerror(error));
+}
+
+void host_want_thread(const struct libcrypto *crypto)
+{
+	const struct libcrypto *none = NULL;
+
+	atomic_compare_exchange_strong(&thread_crypto, &none, crypto);
+	atomic_store(&window_end, clock_steady() + config.startup_wait);
+	if (atomic_load(&own_pid) == getpid() && !atomic_load(&thread_lives) &&
+		cache_wants_standby(atomic_load(&cache)))
+		ensure_thread();
+}
+
+void host_check_thread(void)
+{
+	int64_t now = clock_steady();
+
+	if (atomic_load(&thread_lives) || now < atomic_load(&next_check))
+		return;
+	atomic_store(&next_check, now + CHECK_INTERVAL);
+	/* A child of a raw clone looks like its parent to pthreads: it must not touch a mutex that
+	 * outlives it, nor start a thread. */
+	if (atomic_load(&own_pid) == getpid() && cache_wants_standby(atomic_load(&cache)))
+		ensure_thread();
+}
+
+void host_await(const struct slot *slot)
+{
+	int64_t deadline = slot->registered + config.startup_wait;
+
+	/* If nobody leads, nothing will come; a thread just born has had no time to. */
+	if (clock_steady() < deadline &&
+		(atomic_load(&thread_lives) || cache_is_led(atomic_load(&cache))))
+		cache_await(atomic_load(&cache), slot, deadline);
+}
+
+/*
+ * fork(). Handlers are registered late, with the first certificate: prepare handlers run last to
+ * first and child handlers first to last, so ours run outside those of an allocator on both sides.
+ */
+
+/* The window first, with the gate open: the thread needs it to bring the answers. */
+static void prepare_fork(void)
+{
+	struct cache *shared = atomic_load(&cache);
+	int saved = errno;
+
+	if (clock_steady() < atomic_load(&window_end))
+		for (size_t i = 0; i < cache_slot_count(shared); i++)
+			host_await(cache_slot(shared, i));
+	atomic_fetch_add(&gate_awaited, 1);
+	if (!atomic_load(&gate_closed))
+		pthread_mutex_lock(&gate);
+	atomic_fetch_sub(&gate_awaited, 1);
+	pthread_mutex_lock(&lock);
+	errno = saved;
+}
+
+static void parent_forked(void)
+{
+	pthread_mutex_unlock(&lock);
+	if (!atomic_load(&gate_closed))
+		pthread_mutex_unlock(&gate);
+}
+
+/* Made anew, not unlocked: they belong to a thread that does not exist here. */
+static void child_forked(void)
+{
+	int saved = errno;
+
+	pthread_mutex_init(&lock, NULL);
+	pthread_mutex_init(&gate, NULL);
+	atomic_store(&gate_awaited, 0);
+	atomic_store(&thread_lives, false);
+	atomic_store(&next_check, 0);
+	atomic_store(&own_pid, getpid());
+	/* The parent may be a daemon's launcher that exits next: one child stands by. */
+	if (cache_wants_standby(atomic_load(&cache)))
+		ensure_thread();
+	errno = saved;
+}
+
+/*
+ * exit(). Runs before libcrypto tears itself down, because libcrypto was initialised first. The
+ * gate is taken for good; the thread is not joined, because it may be in a system call for long.
+ */
+static void close_gate(void)
+{
+	struct timespec patience;
+	int64_t until = clock_wall() + EXIT_PATIENCE;
+
+	patience.tv_sec = until / 1000;
+	patience.tv_nsec = until % 1000 * 1000000;
+	if (!atomic_exchange(&gate_closed, true))
+		pthread_mutex_timedlock(&gate, &patience);
+}
+
+struct cache *host_cache_if_any(void)
+{
+	return atomic_load(&cache);
+}
+
+struct cache *host_cache(void)
+{
+	struct cache *made = atomic_load(&cache);
+	static bool refused;
+
+	if (made)
+		return made;
+	host_lock();
+	made = atomic_load(&cache);
+	if (!made && !refused) {
+		made = cache_create();
+		if (made) {
+			atomic_store(&own_pid, getpid());
+			atomic_store(&cache, made);
+			pthread_atfork(prepare_fork, parent_forked, child_forked);
+			atexit(close_gate);
+		} else {
+			refused = true;
+			log_error("nothing is stapled: the kernel refuses memory for the cache: %s",
+				strerror(errno));
+		}
+	}
+	host_unlock();
+	return made;
+}

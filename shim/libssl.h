@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The libssl that a host uses, bound at run time.
+ *
+ * A process may hold several (two versions, or one in a module that was loaded RTLD_LOCAL), and
+ * some that only look like OpenSSL. Each gets a table of its own; an object of one library is never
+ * handed to another.
+ */
+#ifndef OCSPRELOAD_LIBSSL_H
+#define OCSPRELOAD_LIBSSL_H
+
+#include "../fetcher/libcrypto.h"
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+
+/* The interposed functions: what hooks.c defines and exports.map exports. */
+#define LIBSSL_HOOKS(F)                       \
+	F(SSL_CONF_CTX_set_ssl)               \
+	F(SSL_CONF_CTX_set_ssl_ctx)           \
+	F(SSL_CONF_cmd)                       \
+	F(SSL_CTX_callback_ctrl)              \
+	F(SSL_CTX_ctrl)                       \
+	F(SSL_CTX_use_cert_and_key)           \
+	F(SSL_CTX_use_certificate)            \
+	F(SSL_CTX_use_certificate_ASN1)       \
+	F(SSL_CTX_use_certificate_chain_file) \
+	F(SSL_CTX_use_certificate_file)       \
+	F(SSL_ctrl)                           \
+	F(SSL_use_cert_and_key)               \
+	F(SSL_use_certificate)                \
+	F(SSL_use_certificate_ASN1)           \
+	F(SSL_use_certificate_chain_file)     \
+	F(SSL_use_certificate_file)
+
+/* What the shim calls besides; like the hooks, in OpenSSL 1.1.1 to 4.0. */
+#define LIBSSL_FUNCTIONS(F)         \
+	F(DTLS_client_method)       \
+	F(SSL_CTX_get0_certificate) \
+	F(SSL_CTX_get_ex_data)      \
+	F(SSL_CTX_get_ssl_method)   \
+	F(SSL_CTX_set_ex_data)      \
+	F(SSL_get_SSL_CTX)          \
+	F(SSL_get_certificate)      \
+	F(SSL_get_ssl_method)       \
+	F(SSL_is_server)            \
+	F(TLS_client_method)
+
+enum { LIBSSL_CLIENT_METHODS = 9 };
+
+struct libssl {
+	struct libssl *next;
+	/* Where the library lies in memory; its SSL_METHODs, which every object points to, are in
+	 * it. */
+	const char *start;
+	const char *end;
+	/* It is an OpenSSL that the shim knows. If not, only the hooks below may be called. */
+	bool known;
+
+#define F(name) __typeof__(&name) name;
+	LIBSSL_HOOKS(F)
+	LIBSSL_FUNCTIONS(F)
+#undef F
+	struct libcrypto crypto;
+
+	/* The methods whose contexts can only be clients'; NULL where this version has no such. */
+	const SSL_METHOD *client_methods[LIBSSL_CLIENT_METHODS];
+	/* ex_data indices of registry.c and staple.c; -1 until the first server certificate. */
+	_Atomic int x509_index;
+	_Atomic int ctx_index;
+};
+
+/*
+ * The library that made ctx or ssl. Where that cannot be told (NULL, a maker that is unknown), the
+ * one that a call from the address caller would have reached without the shim. NULL if there is
+ * none: then nothing can be called at all. Any thread; no lock, no allocation once a library is
+ * known.
+ */
+struct libssl *libssl_of_ctx(const SSL_CTX *ctx, const void *caller);
+struct libssl *libssl_of_ssl(const SSL *ssl, const void *caller);
+struct libssl *libssl_of_caller(const void *caller);
+
+/* True if ctx was made for clients only. */
+bool libssl_is_client_only(const struct libssl *lib, const SSL_CTX *ctx);
+
+#endif

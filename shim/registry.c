@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+#include "registry.h"
+
+#include "../fetcher/certificate.h"
+#include "../fetcher/clock.h"
+#include "../fetcher/log.h"
+#include "host.h"
+#include "staple.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * What is known of a host's X509, hung on it as ex_data, so that it goes when the X509 goes. Only
+ * hooks hang it there: they run before a certificate is shared between threads, a handshake may
+ * not.
+ */
+struct note {
+	atomic_bool seen;            /* as a server's certificate */
+	atomic_bool pooled;          /* as somebody's issuer */
+	_Atomic(struct slot *) slot; /* NULL: not to be stapled */
+};
+
+/* CRYPTO_EX_free: called for every X509 of the process, mostly with NULL. */
+static void free_note(
+	void *parent, void *note, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
+{
+	(void)parent;
+	(void)data;
+	(void)index;
+	(void)argl;
+	(void)argp;
+	free(note);
+}
+
+/* Under host_lock. */
+static bool prepare_index(struct libssl *lib)
+{
+	if (lib->x509_index < 0)
+		lib->x509_index = lib->crypto.CRYPTO_get_ex_new_index(
+			CRYPTO_EX_INDEX_X509, 0, NULL, NULL, NULL, free_note);
+	return lib->x509_index >= 0;
+}
+
+static struct note *note_of(struct libssl *lib, X509 *x)
+{
+	const struct libcrypto *crypto = &lib->crypto;
+	struct note *note = NULL;
+
+	host_lock();
+	if (!prepare_index(lib))
+		goto out;
+	note = crypto->X509_get_ex_data(x, lib->x509_index);
+	if (note)
+		goto out;
+	note = calloc(1, sizeof(*note));
+	if (note && !crypto->X509_set_ex_data(x, lib->x509_index, note)) {
+		free(note);
+		note = NULL;
+	}
+out:
+	host_unlock();
+	return note;
+}
+
+/* Why a certificate is never stapled, or NULL. Normal in 2026, and not worth more than a debug
+ * line. */
+static const char *why_not(const struct certificate *certificate, const char *responders)
+{
+	if (!certificate->may_be_server)
+		return "it is not for servers (extendedKeyUsage)";
+	if (memcmp(certificate->subject, certificate->issuer, sizeof(certificate->subject)) == 0)
+		return "it is self-signed";
+	if (responders[0] == '\0')
+		return "it names no OCSP responder";
+	return NULL;
+}
+
+/* The slot of a certificate, made if it is to be stapled; NULL if it is not. */
+static struct slot *register_certificate(struct libssl *lib, X509 *x)
+{
+	const struct config *config = host_config();
+	struct certificate certificate;
+	struct slot *slot = NULL;
+	const char *responders, *why;
+	struct cache *cache;
+
+	if (!certificate_read(&lib->crypto, x, &certificate))
+		return NULL;
+	responders = config->responder ? config->responder : certificate.responders;
+	why = why_not(&certificate, responders);
+	if (why) {
+		log_debug("%s: not stapled: %s", certificate.label, why);
+		goto out;
+	}
+	cache = host_cache();
+	if (!cache)
+		goto out;
+	slot = cache_add(cache, &certificate, responders, clock_steady());
+	if (slot)
+		host_want_thread(&lib->crypto);
+	else
+		log_error("%s: nothing to staple: the cache is full", certificate.label);
+out:
+	certificate_free(&certificate);
+	return slot;
+}
+
+static struct slot *see_certificate(struct libssl *lib, X509 *x)
+{
+	struct note *note = note_of(lib, x);
+
+	if (!note)
+		return NULL;
+	if (!atomic_load(&note->seen)) {
+		atomic_store(&note->slot, register_certificate(lib, x));
+		atomic_store(&note->seen, true);
+	}
+	return atomic_load(&note->slot);
+}
+
+static void pool_issuer(struct libssl *lib, X509 *x)
+{
+	struct note *note = note_of(lib, x);
+	struct cache *cache = host_cache();
+	struct certificate certificate;
+
+	if (!note || !cache || atomic_exchange(&note->pooled, true))
+		return;
+	if (!certificate_read(&lib->crypto, x, &certificate))
+		return;
+	cache_add_issuer(cache, &certificate);
+	certificate_free(&certificate);
+}
+
+static void pool_issuers(struct libssl *lib, const STACK_OF(X509) * chain)
+{
+	const OPENSSL_STACK *stack = (const OPENSSL_STACK *)chain;
+	int count = chain ? lib->crypto.OPENSSL_sk_num(stack) : 0;
+
+	for (int i = 0; i < count; i++)
+		pool_issuer(lib, lib->crypto.OPENSSL_sk_value(stack, i));
+}
+
+static bool is_concerned(const struct libssl *lib, int result)
+{
+	return result > 0 && lib->known && host_is_wanted();
+}
+
+/*
+ * A certificate that is not stapled needs no issuer either; but the chain may come before the
+ * certificate (Ruby's openssl).
+ */
+static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
+{
+	struct slot *slot = x ? see_certificate(lib, x) : NULL;
+	STACK_OF(X509) *extra = NULL, *chain = NULL;
+
+	if (slot)
+		staple_install(lib, ctx);
+	if (x && !slot)
+		return;
+	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_EXTRA_CHAIN_CERTS, 1, &extra);
+	if (ssl)
+		lib->SSL_ctrl(ssl, SSL_CTRL_GET_CHAIN_CERTS, 0, &chain);
+	else
+		lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERTS, 0, &chain);
+	pool_issuers(lib, extra);
+	pool_issuers(lib, chain);
+}
+
+int registry_see_ctx(struct libssl *lib, SSL_CTX *ctx, int result)
+{
+	struct visit visit;
+
+	if (!ctx || !is_concerned(lib, result) || libssl_is_client_only(lib, ctx))
+		return result;
+	visit = host_enter(&lib->crypto);
+	see(lib, ctx, NULL, lib->SSL_CTX_get0_certificate(ctx));
+	host_leave(visit);
+	return result;
+}
+
+int registry_see_ssl(struct libssl *lib, SSL *ssl, int result)
+{
+	struct visit visit;
+
+	if (!ssl || !is_concerned(lib, result) || !lib->SSL_is_server(ssl))
+		return result;
+	visit = host_enter(&lib->crypto);
+	see(lib, lib->SSL_get_SSL_CTX(ssl), ssl, lib->SSL_get_certificate(ssl));
+	host_leave(visit);
+	return result;
+}
+
+struct slot *registry_slot(struct libssl *lib, X509 *x)
+{
+	struct note *note = NULL;
+
+	if (lib->x509_index >= 0)
+		note = lib->crypto.X509_get_ex_data(x, lib->x509_index);
+	if (note && atomic_load(&note->seen))
+		return atomic_load(&note->slot);
+	return register_certificate(lib, x);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which certificates has this process loaded? Every hook ends here; what it hands over is looked at
+ * again each time, so that a call that libssl makes inside another counts once.
+ */
+#ifndef OCSPRELOAD_REGISTRY_H
+#define OCSPRELOAD_REGISTRY_H
+
+#include "../fetcher/cache.h"
+#include "libssl.h"
+
+/*
+ * To be called on the host's thread after the real function has run with this result (> 0:
+ * success): registers the certificate that the context or connection now holds, if it may be a
+ * server's, and takes its chain into the pool of issuers. Returns result; errno and the error queue
+ * are as the real function left them.
+ */
+int registry_see_ctx(struct libssl *lib, SSL_CTX *ctx, int result);
+int registry_see_ssl(struct libssl *lib, SSL *ssl, int result);
+
+/*
+ * The slot of a certificate that a handshake presents, registering it if no hook has seen it. NULL
+ * if it is not to be stapled. Inside a visit (host.h).
+ */
+struct slot *registry_slot(struct libssl *lib, X509 *x);
+
+#endif

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+#include "staple.h"
+
+#include "../fetcher/cache.h"
+#include "../fetcher/clock.h"
+#include "host.h"
+#include "registry.h"
+
+#include <openssl/tls1.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int status_callback(SSL *ssl, void *argument);
+
+/* Hung on an SSL_CTX as ex_data. */
+struct installed {
+	_Atomic(status_callback *) host; /* NULL: it has none */
+};
+
+/* CRYPTO_EX_free */
+static void free_installed(
+	void *parent, void *installed, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
+{
+	(void)parent;
+	(void)data;
+	(void)index;
+	(void)argl;
+	(void)argp;
+	free(installed);
+}
+
+static struct installed *installed_in(const struct libssl *lib, const SSL_CTX *ctx)
+{
+	return lib->ctx_index < 0 ? NULL : lib->SSL_CTX_get_ex_data(ctx, lib->ctx_index);
+}
+
+/* The response for x as libssl wants it: in memory of its own allocator. NULL if there is none. */
+static unsigned char *copy_response(
+	const struct libcrypto *crypto, const struct slot *slot, size_t *size)
+{
+	int64_t now = clock_wall() / 1000;
+	size_t room = cache_read(slot, now, NULL, 0);
+	unsigned char *copy;
+
+	while (room > 0) {
+		copy = crypto->CRYPTO_malloc(room, __FILE__, __LINE__);
+		if (!copy)
+			return NULL;
+		*size = cache_read(slot, now, copy, room);
+		if (*size > 0 && *size <= room)
+			return copy;
+		/* Replaced by a larger one, or gone, since we asked for its size. */
+		crypto->CRYPTO_free(copy, __FILE__, __LINE__);
+		room = *size;
+	}
+	return NULL;
+}
+
+/* True if a response now hangs on the connection. */
+static bool staple(struct libssl *lib, SSL *ssl)
+{
+	X509 *x = lib->SSL_get_certificate(ssl);
+	struct slot *slot = x ? registry_slot(lib, x) : NULL;
+	unsigned char *response;
+	size_t size;
+
+	if (!slot)
+		return false;
+	host_check_thread();
+	if (cache_usable_until(slot) == 0)
+		host_await(slot);
+	response = copy_response(&lib->crypto, slot, &size);
+	if (!response)
+		return false;
+	if (lib->SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP, (long)size, response) > 0)
+		return true;
+	lib->crypto.CRYPTO_free(response, __FILE__, __LINE__);
+	return false;
+}
+
+/* OK is also what a host returns that has nothing to staple; libssl then sends nothing. */
+static bool host_stapled(const struct libssl *lib, SSL *ssl, int result)
+{
+	unsigned char *response = NULL;
+
+	return result == SSL_TLSEXT_ERR_OK &&
+	       lib->SSL_ctrl(ssl, SSL_CTRL_GET_TLSEXT_STATUS_REQ_OCSP_RESP, 0, &response) > 0 &&
+	       response;
+}
+
+static int staple_callback(SSL *ssl, void *argument)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, NULL);
+	int result = SSL_TLSEXT_ERR_NOACK;
+	struct installed *installed;
+	status_callback *host;
+	struct visit visit;
+
+	if (!lib || !lib->known)
+		return SSL_TLSEXT_ERR_NOACK;
+	installed = installed_in(lib, lib->SSL_get_SSL_CTX(ssl));
+	host = installed ? atomic_load(&installed->host) : NULL;
+
+	/* On a client the callback judges what was received, and any positive value is consent. */
+	if (!lib->SSL_is_server(ssl))
+		return host ? host(ssl, argument) : 1;
+	if (host)
+		result = host(ssl, argument);
+	if (host_stapled(lib, ssl, result) ||
+		(result != SSL_TLSEXT_ERR_OK && result != SSL_TLSEXT_ERR_NOACK))
+		return result;
+	visit = host_enter(&lib->crypto);
+	if (staple(lib, ssl))
+		result = SSL_TLSEXT_ERR_OK;
+	host_leave(visit);
+	return result;
+}
+
+static void set_callback(const struct libssl *lib, SSL_CTX *ctx, status_callback *callback)
+{
+	lib->SSL_CTX_callback_ctrl(
+		ctx, SSL_CTRL_SET_TLSEXT_STATUS_REQ_CB, (void (*)(void))callback);
+}
+
+void staple_install(struct libssl *lib, SSL_CTX *ctx)
+{
+	struct installed *installed;
+	status_callback *host = NULL;
+
+	host_lock();
+	if (lib->ctx_index < 0)
+		lib->ctx_index = lib->crypto.CRYPTO_get_ex_new_index(
+			CRYPTO_EX_INDEX_SSL_CTX, 0, NULL, NULL, NULL, free_installed);
+	if (lib->ctx_index < 0 || installed_in(lib, ctx))
+		goto out;
+	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_TLSEXT_STATUS_REQ_CB, 0, (void *)&host);
+	installed = calloc(1, sizeof(*installed));
+	if (!installed)
+		goto out;
+	atomic_store(&installed->host, host);
+	if (lib->SSL_CTX_set_ex_data(ctx, lib->ctx_index, installed))
+		set_callback(lib, ctx, staple_callback);
+	else
+		free(installed);
+out:
+	host_unlock();
+}
+
+bool staple_set_host_callback(struct libssl *lib, SSL_CTX *ctx, void (*callback)(void))
+{
+	struct installed *installed = ctx && lib->known ? installed_in(lib, ctx) : NULL;
+
+	if (installed)
+		atomic_store(&installed->host, (status_callback *)callback);
+	return installed;
+}
+
+void staple_hide(struct libssl *lib, SSL_CTX *ctx, void *callback)
+{
+	struct installed *installed = ctx && lib->known ? installed_in(lib, ctx) : NULL;
+	status_callback *host;
+
+	if (!installed || !callback)
+		return;
+	host = atomic_load(&installed->host);
+	memcpy(callback, (void *)&host, sizeof(host));
+}

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""A TLS client that asks for a staple, and a judge who trusts nobody."""
+
+import dataclasses
+import hashlib
+import re
+import socket
+import subprocess
+import time
+import typing
+
+import ca
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
+from OpenSSL._util import lib
+
+VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+# By kind of key; TLS 1.3 takes its choice from the signature algorithms, TLS 1.2 from the suites.
+SIGNATURES = {"rsa": b"RSA-PSS+SHA256:RSA+SHA256", "ec": b"ECDSA+SHA256"}
+SUITES = {"rsa": b"aRSA", "ec": b"aECDSA"}
+
+
+@dataclasses.dataclass
+class Handshake:
+    staple: bytes  # None if there was none
+    version: str
+    serial: int
+    resumed: bool
+    seconds: float
+    session: typing.Any = None
+    body: bytes = b""
+
+    @property
+    def stapled(self):
+        return self.staple is not None
+
+
+class Client:
+    """One configuration of a client; several connections may share it, and must to resume."""
+
+    def __init__(self, tls=None, kind=None, ask=True, identity=None):
+        self._ask = ask
+        self._staple = None
+        self._context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        if tls:
+            self._context.set_min_proto_version(VERSIONS[tls])
+            self._context.set_max_proto_version(VERSIONS[tls])
+        if kind:
+            self._context.set_cipher_list(SUITES[kind])
+            assert lib.SSL_CTX_set1_sigalgs_list(self._context._context, SIGNATURES[kind]) == 1
+        if identity:
+            self._context.use_certificate_file(str(identity.certificate_file))
+            self._context.use_privatekey_file(str(identity.key_file))
+        if ask:
+            self._context.set_ocsp_client_callback(self._take_staple)
+
+    def _take_staple(self, connection, staple, data):
+        self._staple = staple or None
+        return True
+
+    def handshake(self, port, sni="localhost", session=None, timeout=20):
+        self._staple = None
+        began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port), timeout) as raw:
+            raw.settimeout(None)  # pyOpenSSL cannot wait on a socket with a timeout
+            raw.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout.to_bytes(8, "little") + bytes(8)
+            )
+            connection = SSL.Connection(self._context, raw)
+            connection.set_connect_state()
+            if sni:
+                connection.set_tlsext_host_name(sni.encode())
+            if session:
+                connection.set_session(session)
+            if self._ask:
+                connection.request_ocsp()
+            connection.do_handshake()
+            seconds = time.monotonic() - began
+            # A request, because the tickets of TLS 1.3 come after the handshake.
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = _receive_all(connection)
+            result = Handshake(
+                staple=self._staple,
+                version=connection.get_protocol_version_name(),
+                serial=connection.get_peer_certificate().get_serial_number(),
+                resumed=lib.SSL_session_reused(connection._ssl) == 1,
+                seconds=seconds,
+                session=connection.get_session(),
+                body=answer.partition(b"\r\n\r\n")[2],
+            )
+            try:
+                connection.shutdown()
+            except SSL.Error:
+                pass
+            return result
+
+
+def _receive_all(connection):
+    data = b""
+    try:
+        while True:
+            data += connection.recv(4096)
+    except (SSL.ZeroReturnError, SSL.SysCallError):
+        return data
+
+
+def handshake(port, sni="localhost", **options):
+    return Client(**options).handshake(port, sni)
+
+
+# The judge. It shares no code with the shim: Python's cryptography, and the openssl command.
+
+
+def _verify(public_key, signature, algorithm, data):
+    try:
+        if isinstance(public_key, ec.EllipticCurvePublicKey):
+            public_key.verify(signature, data, ec.ECDSA(algorithm))
+        else:
+            public_key.verify(signature, data, padding.PKCS1v15(), algorithm)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _signer_of(response, issuer):
+    """The public key that may sign for issuer and is named by the response (RFC 6960, 4.2.2.2)."""
+    for candidate in [issuer] + list(response.certificates):
+        digest = x509.SubjectKeyIdentifier.from_public_key(candidate.public_key()).digest
+        if response.responder_key_hash not in (None, digest):
+            continue
+        if response.responder_name not in (None, candidate.subject):
+            continue
+        if candidate == issuer:
+            return candidate
+        assert candidate.issuer == issuer.subject
+        assert _verify(
+            issuer.public_key(),
+            candidate.signature,
+            candidate.signature_hash_algorithm,
+            candidate.tbs_certificate_bytes,
+        )
+        assert ExtendedKeyUsageOID.OCSP_SIGNING in _usages(candidate)
+        assert candidate.not_valid_before <= ca.now() <= candidate.not_valid_after
+        return candidate
+    raise AssertionError("the response names no signer that is known")
+
+
+def _usages(certificate):
+    try:
+        return certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return []
+
+
+def _hash_of(algorithm, data):
+    return hashlib.new(algorithm.name, data).digest()
+
+
+def _key_bits(certificate):
+    """The subjectPublicKey without tag, length and unused bits, as CertID hashes it."""
+    public_key = certificate.public_key()
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return public_key.public_bytes(
+            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        )
+    return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+
+
+def assert_strict(staple, leaf, tmp_path):
+    """Fails unless a strict client would accept staple for leaf now."""
+    assert staple is not None, "no staple"
+    issuer = leaf.authority.certificate
+    response = ocsp.load_der_ocsp_response(staple)
+    assert response.response_status == ocsp.OCSPResponseStatus.SUCCESSFUL
+    assert response.certificate_status == ocsp.OCSPCertStatus.GOOD
+    assert response.serial_number == leaf.serial
+    assert response.issuer_name_hash == _hash_of(
+        response.hash_algorithm, issuer.subject.public_bytes()
+    )
+    assert response.issuer_key_hash == _hash_of(response.hash_algorithm, _key_bits(issuer))
+    assert response.this_update <= ca.now() + ca.seconds(1)
+    if response.next_update:
+        assert response.next_update >= ca.now() - ca.seconds(1)
+    signer = _signer_of(response, issuer)
+    assert _verify(
+        signer.public_key(),
+        response.signature,
+        response.signature_hash_algorithm,
+        response.tbs_response_bytes,
+    )
+    _assert_openssl_agrees(staple, leaf, tmp_path)
+
+
+def _assert_openssl_agrees(staple, leaf, tmp_path):
+    file = tmp_path / f"staple-{hashlib.sha256(staple).hexdigest()[:16]}.der"
+    file.write_bytes(staple)
+    result = subprocess.run(
+        ["openssl", "ocsp", "-respin", str(file), "-no_nonce"]
+        + ["-issuer", str(leaf.authority.file), "-cert", str(leaf.certificate_file)]
+        + ["-CAfile", str(leaf.authority.file), "-partial_chain", "-no-CApath", "-no-CAstore"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Response verify OK" in result.stderr, result.stderr
+    assert f"{leaf.certificate_file}: good" in result.stdout, result.stdout
+
+
+# openssl s_client, for what pyOpenSSL cannot do
+
+
+@dataclasses.dataclass
+class SClient:
+    output: str
+    exit_code: int
+
+    @property
+    def client_hellos(self):
+        return len(re.findall(r"^>>> .*, ClientHello$", self.output, re.MULTILINE))
+
+    @property
+    def good_serial(self):
+        """The serial for which a good response was stapled, or None."""
+        if "OCSP Response Status: successful" not in self.output:
+            return None
+        serial = re.search(r"Serial Number: ([0-9A-F]+)\s+Cert Status: good", self.output)
+        return int(serial.group(1), 16) if serial else None
+
+
+def s_client(port, *options, environment=None):
+    result = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-status", *options],
+        input="",
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=30,
+        env=environment,
+    )
+    return SClient(result.stdout + result.stderr, result.returncode)

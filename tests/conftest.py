@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""The actors of every test: an authority, a responder, servers, and the shim."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import shutil
+import tempfile
+
+import ca
+import pytest
+import responder as responder_module
+import servers
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """An intermediate with an RSA key under an EC root."""
+    return ca.Authority.create(tmp_path_factory.mktemp("ca")).subordinate()
+
+
+@pytest.fixture(scope="session")
+def ec_authority(tmp_path_factory):
+    return ca.Authority.create(tmp_path_factory.mktemp("ec-ca"), "EC Root").subordinate(
+        "EC Intermediate", "ec"
+    )
+
+
+@pytest.fixture
+def responder():
+    """The responder that misbehaves on command."""
+    with responder_module.Responder() as running:
+        yield running
+
+
+@pytest.fixture
+def issue(authority, responder):
+    """Issues a certificate whose responder is ours, which answers good if not told otherwise."""
+
+    def issue_one(*names, behaviour=None, by=None, path="", **options):
+        options.setdefault("responder", responder.url + path)
+        leaf = (by or authority).issue(*names, **options)
+        responder.answer(leaf, behaviour or responder_module.good())
+        return leaf
+
+    return issue_one
+
+
+@pytest.fixture
+def openssl_responder(tmp_path, authority):
+    directory = tmp_path / "responder"
+    directory.mkdir()
+    real = responder_module.OpensslResponder(directory, authority)
+    yield real
+    real.stop()
+
+
+@pytest.fixture(autouse=True)
+def sanitizer_logs():
+    """Fails the test if a sanitizer had anything to say about any process in it."""
+    if not servers.SANITIZE:
+        yield None
+        return
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="sanitizer-"))
+    directory.chmod(0o1777)  # workers have given up root
+    try:
+        yield directory
+        reports = [path.read_text(errors="replace") for path in sorted(directory.iterdir())]
+        assert not any(reports), "\n".join(reports)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def shim(sanitizer_logs):
+    if not servers.LIBRARY.exists():
+        pytest.fail(f"{servers.LIBRARY} is not there: run make first")
+    return servers.Shim(sanitizer_logs)
+
+
+@pytest.fixture
+def _starter(tmp_path, request):
+    """Makes functions that start servers and have them stopped at the end of the test."""
+    numbers = itertools.count(1)
+    with contextlib.ExitStack() as stack:
+
+        def starter(kind):
+            def start(*arguments, shim=True, **options):
+                directory = tmp_path / f"{kind.__name__}-{next(numbers)}"
+                directory.mkdir()
+                shim = request.getfixturevalue("shim") if shim is True else shim or None
+                return stack.enter_context(kind(directory, shim, *arguments, **options))
+
+            return start
+
+        yield starter
+
+
+@pytest.fixture
+def nginx(_starter):
+    return _starter(servers.Nginx)
+
+
+@pytest.fixture
+def s_server(_starter):
+    return _starter(servers.SServer)
+
+
+@pytest.fixture
+def python_server(_starter):
+    return _starter(servers.PythonServer)
+
+
+@pytest.fixture
+def late_chain_server(_starter):
+    return _starter(servers.LateChainServer)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+plain_build_only = pytest.mark.skipif(
+    bool(servers.SANITIZE), reason="sanitizers bring libraries and memory of their own"
+)

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A server process reduced to what can go wrong in it: it shakes hands with itself in memory.
+ *
+ * usage: tls_host CHAIN.pem KEY.pem exit MICROSECONDS   loads, sleeps, returns from main
+ *                                   fork COUNT          shakes hands in COUNT children, one by one
+ *                                   thread COUNT MS     shakes hands in COUNT threads for MS
+ *                                   traces              what a host can see of the shim
+ *                                   callback            its own status callback and the getters
+ *
+ * Prints what it counted; the exit status is 0 unless something was wrong.
+ */
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *chain_file;
+static const char *key_file;
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "tls_host: %s\n", what);
+	ERR_print_errors_fp(stderr);
+	_exit(1);
+}
+
+static unsigned parse_number(const char *text)
+{
+	char *end;
+	unsigned long number = strtoul(text, &end, 10);
+
+	if (*end != '\0' || number > 100000000)
+		fail("not a number");
+	return (unsigned)number;
+}
+
+static SSL_CTX *make_server(void)
+{
+	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+
+	if (!ctx || SSL_CTX_use_certificate_chain_file(ctx, chain_file) != 1 ||
+		SSL_CTX_use_PrivateKey_file(ctx, key_file, SSL_FILETYPE_PEM) != 1)
+		fail("cannot load the certificate");
+	return ctx;
+}
+
+static SSL *make_end(SSL_CTX *ctx, BIO *bio, int is_server)
+{
+	SSL *ssl = SSL_new(ctx);
+
+	if (!ssl)
+		fail("SSL_new");
+	SSL_set_bio(ssl, bio, bio);
+	if (is_server)
+		SSL_set_accept_state(ssl);
+	else
+		SSL_set_connect_state(ssl);
+	return ssl;
+}
+
+/* One step; 1 when done, 0 when the other side has to go on. */
+static int advance(SSL *ssl)
+{
+	int result = SSL_do_handshake(ssl);
+
+	if (result == 1)
+		return 1;
+	if (SSL_get_error(ssl, result) != SSL_ERROR_WANT_READ)
+		fail("the handshake failed");
+	return 0;
+}
+
+/* The size of the staple that the client got, 0 if none. */
+static long shake_hands(SSL_CTX *server_ctx)
+{
+	SSL_CTX *client_ctx = SSL_CTX_new(TLS_client_method());
+	BIO *server_bio = NULL, *client_bio = NULL;
+	const unsigned char *response;
+	SSL *server, *client;
+	long size;
+
+	if (!client_ctx || BIO_new_bio_pair(&server_bio, 0, &client_bio, 0) != 1)
+		fail("out of memory");
+	server = make_end(server_ctx, server_bio, 1);
+	client = make_end(client_ctx, client_bio, 0);
+	SSL_set_tlsext_status_type(client, TLSEXT_STATUSTYPE_ocsp);
+	for (int done = 0; done != 3;)
+		done = advance(client) | advance(server) << 1;
+	size = SSL_get_tlsext_status_ocsp_resp(client, &response);
+	SSL_free(client);
+	SSL_free(server);
+	SSL_CTX_free(client_ctx);
+	return size > 0 ? size : 0;
+}
+
+static int run_exit(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+
+	usleep(parse_number(arguments[0]));
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static int run_fork(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+	unsigned count = parse_number(arguments[0]), stapled = 0, wrong = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		int status;
+		pid_t child = fork();
+
+		if (child < 0)
+			fail("fork");
+		if (child == 0) {
+			/* Long after any honest handshake: a child that hangs is killed. */
+			alarm(30);
+			exit(shake_hands(ctx) > 0 ? 0 : 3);
+		}
+		if (waitpid(child, &status, 0) != child)
+			fail("waitpid");
+		if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+			stapled++;
+		else if (!WIFEXITED(status) || WEXITSTATUS(status) != 3)
+			wrong++;
+	}
+	SSL_CTX_free(ctx);
+	printf("%u children, %u stapled, %u hung or died\n", count, stapled, wrong);
+	return wrong != 0;
+}
+
+struct work {
+	SSL_CTX *ctx;
+	atomic_bool stop;
+	atomic_long handshakes;
+	atomic_long stapled;
+};
+
+static void *shake_hands_for_long(void *argument)
+{
+	struct work *work = argument;
+
+	while (!atomic_load(&work->stop)) {
+		atomic_fetch_add(&work->handshakes, 1);
+		if (shake_hands(work->ctx) > 0)
+			atomic_fetch_add(&work->stapled, 1);
+	}
+	return NULL;
+}
+
+static int run_thread(char **arguments)
+{
+	struct work work = {make_server(), false, 0, 0};
+	unsigned count = parse_number(arguments[0]);
+	pthread_t threads[64];
+
+	if (count > 64)
+		fail("too many threads");
+	for (unsigned i = 0; i < count; i++)
+		if (pthread_create(&threads[i], NULL, shake_hands_for_long, &work) != 0)
+			fail("pthread_create");
+	usleep(parse_number(arguments[1]) * 1000);
+	atomic_store(&work.stop, true);
+	for (unsigned i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+	SSL_CTX_free(work.ctx);
+	printf("%ld handshakes, %ld stapled\n", atomic_load(&work.handshakes),
+		atomic_load(&work.stapled));
+	return 0;
+}
+
+static unsigned long mark_error(void)
+{
+	ERR_clear_error();
+	ERR_put_error(ERR_LIB_USER, 0, 42, __FILE__, __LINE__);
+	errno = EXDEV;
+	return ERR_peek_last_error();
+}
+
+static void check_traces(unsigned long error, const char *where)
+{
+	if (errno != EXDEV)
+		fail("errno changed");
+	if (ERR_peek_error() != error || ERR_peek_last_error() != error) {
+		fprintf(stderr, "tls_host: %s: ", where);
+		fail("the error queue changed");
+	}
+}
+
+/* Loading succeeds and sets no errno by itself; so what a host had is what it must find. */
+static int run_traces(char **arguments)
+{
+	SSL_CTX *plain = SSL_CTX_new(TLS_server_method());
+	SSL_CTX *ctx = make_server();
+	X509 *x = SSL_CTX_get0_certificate(ctx);
+	STACK_OF(X509) *chain = NULL;
+	unsigned long error;
+	SSL *ssl;
+
+	(void)arguments;
+	SSL_CTX_get0_chain_certs(ctx, &chain);
+	if (!plain || !chain)
+		fail("no chain");
+	error = mark_error();
+	if (SSL_CTX_use_certificate(plain, x) != 1)
+		fail("SSL_CTX_use_certificate");
+	check_traces(error, "SSL_CTX_use_certificate");
+	if (SSL_CTX_set1_chain(plain, chain) != 1)
+		fail("SSL_CTX_set1_chain");
+	check_traces(error, "SSL_CTX_set1_chain");
+	ssl = SSL_new(plain);
+	error = mark_error();
+	if (SSL_use_certificate(ssl, x) != 1)
+		fail("SSL_use_certificate");
+	check_traces(error, "SSL_use_certificate");
+	if (SSL_set1_chain(ssl, chain) != 1)
+		fail("SSL_set1_chain");
+	check_traces(error, "SSL_set1_chain");
+	SSL_free(ssl);
+	SSL_CTX_free(plain);
+	/* What fails must fail as it does without the shim. */
+	if (SSL_CTX_use_certificate_file(ctx, "/nonexistent", SSL_FILETYPE_PEM) != 0)
+		fail("a file that does not exist was loaded");
+	if (ERR_GET_REASON(ERR_peek_last_error()) != ERR_R_SYS_LIB)
+		fail("the wrong error for a file that does not exist");
+	ERR_clear_error();
+	SSL_CTX_free(ctx);
+	puts("no traces");
+	return 0;
+}
+
+static int own_result = SSL_TLSEXT_ERR_NOACK;
+static int own_calls;
+
+static int own_callback(SSL *ssl, void *argument)
+{
+	static const unsigned char response[] = "ours";
+	unsigned char *copy;
+
+	own_calls += argument == &own_calls;
+	/* Not a response, and the client here does not look: only whose it is matters. */
+	if (own_result == SSL_TLSEXT_ERR_OK) {
+		copy = OPENSSL_memdup(response, sizeof(response));
+		SSL_set_tlsext_status_ocsp_resp(ssl, copy, (long)sizeof(response));
+	}
+	return own_result;
+}
+
+static void check_getters(SSL_CTX *ctx, int (*expected)(SSL *, void *))
+{
+	int (*callback)(SSL *, void *) = NULL;
+	void *argument = NULL;
+
+	SSL_CTX_get_tlsext_status_cb(ctx, &callback);
+	SSL_CTX_get_tlsext_status_arg(ctx, &argument);
+	if (callback != expected)
+		fail("SSL_CTX_get_tlsext_status_cb does not give the host its own");
+	if (expected && argument != &own_calls)
+		fail("SSL_CTX_get_tlsext_status_arg does not give the host its own");
+}
+
+static int run_callback(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+	long size;
+
+	(void)arguments;
+	check_getters(ctx, NULL);
+	SSL_CTX_set_tlsext_status_cb(ctx, own_callback);
+	SSL_CTX_set_tlsext_status_arg(ctx, &own_calls);
+	check_getters(ctx, own_callback);
+	size = shake_hands(ctx);
+	printf("host has none: %ld bytes, %d calls\n", size, own_calls);
+	own_result = SSL_TLSEXT_ERR_OK;
+	size = shake_hands(ctx);
+	printf("host staples: %ld bytes, %d calls\n", size, own_calls);
+	/* A certificate that comes later finds the host's callback in place. */
+	if (SSL_CTX_use_certificate_chain_file(ctx, chain_file) != 1)
+		fail("reload");
+	check_getters(ctx, own_callback);
+	SSL_CTX_set_tlsext_status_cb(ctx, NULL);
+	check_getters(ctx, NULL);
+	size = shake_hands(ctx);
+	printf("host took it back: %ld bytes, %d calls\n", size, own_calls);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	int arguments;
+	int (*run)(char **arguments);
+} commands[] = {
+	{"exit", 1, run_exit},
+	{"fork", 1, run_fork},
+	{"thread", 2, run_thread},
+	{"traces", 0, run_traces},
+	{"callback", 0, run_callback},
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; argc > 3 && i < sizeof(commands) / sizeof(*commands); i++) {
+		if (strcmp(argv[3], commands[i].name) != 0 || argc != 4 + commands[i].arguments)
+			continue;
+		chain_file = argv[1];
+		key_file = argv[2];
+		return commands[i].run(argv + 4);
+	}
+	fprintf(stderr, "usage: tls_host CHAIN.pem KEY.pem COMMAND [ARGUMENT…], see the source\n");
+	return 2;
+}

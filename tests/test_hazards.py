@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""A process of the nastiest kind: it forks, exits and runs threads at the worst moments."""
+
+import random
+import subprocess
+
+import responder as answers
+import servers
+
+HOST = servers.BUILD / "hosts" / "tls_host"
+STORM = 200 if servers.SANITIZE else 1000
+EXITS = 60 if servers.SANITIZE else 300
+
+
+def run_host(shim, leaf, *arguments, timeout=120, **variables):
+    environment = shim.environment(**variables) if shim else servers.PLAIN_ENVIRONMENT
+    command = [HOST, leaf.chain_file, leaf.key_file, *map(str, arguments)]
+    if shim:
+        command = shim.command(command)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def short_lived(responder, leaf):
+    """As short as can be without a gap, in a protocol that counts whole seconds."""
+    responder.answer(leaf, answers.good(validity=4))
+
+
+def test_every_child_of_a_fork_storm_shakes_hands_and_staples(shim, issue, responder):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    ran = run_host(shim, leaf, "fork", STORM)
+
+    assert ran.returncode == 0, ran.stderr
+    assert f"{STORM} children, {STORM} stapled, 0 hung or died" in ran.stdout, ran.stderr
+
+
+def test_children_of_a_host_whose_responder_always_fails_never_hang(shim, issue, responder):
+    leaf = issue("localhost", behaviour=answers.garbage())
+
+    ran = run_host(shim, leaf, "fork", STORM)
+
+    assert ran.returncode == 0, ran.stderr
+    assert f"{STORM} children, 0 stapled, 0 hung or died" in ran.stdout, ran.stderr
+
+
+def test_an_exit_at_any_moment_of_a_fetch_is_an_exit(shim, issue):
+    leaf = issue("localhost")
+    random.seed(1)
+
+    for _ in range(EXITS):
+        ran = run_host(shim, leaf, "exit", random.randrange(20000))
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_threads_shake_hands_while_the_response_is_replaced(shim, issue, responder):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    ran = run_host(shim, leaf, "thread", 4, 5000)
+
+    assert ran.returncode == 0, ran.stderr
+    handshakes, stapled = (int(word) for word in ran.stdout.split() if word.isdigit())
+    assert handshakes == stapled > 0, ran.stderr
+    assert responder.count(leaf) >= 2
+
+
+def test_errno_and_the_error_queue_are_as_the_host_left_them(shim, issue):
+    leaf = issue("localhost")
+
+    assert run_host(None, leaf, "traces").stdout == "no traces\n"
+    ran = run_host(shim, leaf, "traces")
+    assert ran.stdout == "no traces\n", ran.stderr
+
+
+def test_a_callback_of_the_hosts_own_comes_first_and_is_the_one_its_getter_shows(shim, issue):
+    leaf = issue("localhost")
+
+    ran = run_host(shim, leaf, "callback", OCSPRELOAD_LOG_LEVEL="error")
+
+    assert ran.returncode == 0, ran.stderr
+    none, staples, took_back = ran.stdout.splitlines()
+    size = int(none.split()[3])
+    assert size > 100
+    assert none == f"host has none: {size} bytes, 1 calls"
+    assert staples == "host staples: 5 bytes, 2 calls"
+    assert took_back == f"host took it back: {size} bytes, 2 calls"

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""An unmodified nginx, with nothing in its configuration about stapling."""
+
+import os
+import signal
+
+import pytest
+import responder as r
+from client import Client, assert_strict, handshake, s_client
+from servers import HAS_SIGNALS_AFTER_FORK, Site
+from support import wait_until
+
+VERSIONS = ["1.2", "1.3"]
+
+
+@pytest.mark.parametrize("tls", VERSIONS)
+def test_staples_the_answer_of_a_real_responder_on_its_first_handshake(
+    nginx, authority, openssl_responder, tls, tmp_path
+):
+    leaf = authority.issue("localhost", responder=openssl_responder.url)
+    openssl_responder.add(leaf)
+    openssl_responder.start()
+    server = nginx(leaf)
+    first = handshake(server.port, tls=tls)
+    assert_strict(first.staple, leaf, tmp_path)
+    assert openssl_responder.count == 1
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+@pytest.mark.parametrize("mode", ["daemon", "foreground", "single"])
+def test_staples_from_the_first_handshake_on(nginx, issue, responder, mode, kind, tmp_path):
+    leaf = issue(kind=kind)
+    server = nginx(leaf, mode=mode)
+    for _ in range(5):
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    assert responder.count(leaf) == 1
+
+
+def test_twenty_cold_starts_are_stapled_at_once_with_a_responder_of_200_ms(
+    nginx, issue, responder
+):
+    for _ in range(20):
+        leaf = issue(behaviour=r.delayed(0.2, r.good()))
+        with_shim = nginx(leaf)
+        assert handshake(with_shim.port).stapled, with_shim.log()
+        assert responder.count(leaf) == 1
+        with_shim.stop()
+
+
+def test_all_workers_staple_what_was_fetched_once(nginx, issue, responder):
+    leaf = issue()
+    server = nginx(leaf, workers=3, listen="reuseport")
+    seen = {}
+
+    def every_worker_was_met():
+        result = handshake(server.port)
+        seen.setdefault(int(result.body), set()).add(result.staple)
+        return len(seen) == 3
+
+    wait_until(every_worker_was_met)
+    assert set(seen) == set(server.workers())
+    assert len(set.union(*seen.values())) == 1 and None not in set.union(*seen.values())
+    assert responder.count(leaf) == 1
+
+
+def test_keeps_refreshing_after_the_daemon_has_forked_with_nobody_connecting(
+    nginx, issue, responder, tmp_path
+):
+    leaf = issue(behaviour=r.good(validity=4))
+    server = nginx(leaf)
+    wait_until(lambda: responder.count(leaf) >= 3)
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+
+def test_only_one_process_of_the_tree_fetches(nginx, issue, responder):
+    leaf = issue(behaviour=r.good(validity=4))
+    server = nginx(leaf, workers=4)
+    first = wait_until(lambda: responder.count(leaf) >= 2 and responder.count(leaf))
+    staples = {handshake(server.port).staple for _ in range(20)}
+    assert None not in staples
+    # A refresh may fall in between; four processes that each did it would make it more.
+    assert responder.count(leaf) <= first + 1
+
+
+def test_goes_on_when_the_workers_are_killed_one_after_the_other(nginx, issue, responder):
+    leaf = issue(behaviour=r.good(validity=4))
+    # The master must learn of their deaths by SIGCHLD.
+    server = nginx(leaf, mode="daemon" if HAS_SIGNALS_AFTER_FORK else "foreground")
+    assert handshake(server.port).stapled
+    for worker in server.workers():
+        os.kill(worker, signal.SIGKILL)
+        before = responder.count(leaf)
+        wait_until(lambda: responder.count(leaf) > before, what=server.log)
+    wait_until(lambda: handshake(server.port).stapled)
+
+
+def test_stapling_that_nginx_does_itself_is_left_alone(nginx, issue, tmp_path):
+    leaf = issue()
+    file = tmp_path / "own.der"
+    file.write_bytes(r.good(7200)(leaf).body)
+    server = nginx(leaf, extra=f"ssl_stapling on; ssl_stapling_file {file};")
+    for tls in VERSIONS:
+        for _ in range(3):
+            assert handshake(server.port, tls=tls).staple == file.read_bytes()
+
+
+def test_staples_after_a_hello_retry_request(nginx, issue):
+    leaf = issue()
+    server = nginx(leaf, extra="ssl_ecdh_curve secp384r1;")
+    result = s_client(server.port, "-tls1_3", "-groups", "X25519:P-384", "-msg")
+    assert result.client_hellos == 2, result.output
+    assert result.good_serial == leaf.serial, result.output
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("tls", VERSIONS)
+def test_a_resumed_session_goes_on_as_ever(nginx, issue, tls, tmp_path):
+    leaf = issue()
+    server = nginx(leaf)
+    client = Client(tls=tls)
+    first = client.handshake(server.port)
+    assert_strict(first.staple, leaf, tmp_path)
+    second = client.handshake(server.port, session=first.session)
+    assert second.resumed
+    # What a client is shown of a resumption is the session's; nobody sends it again.
+    assert second.staple in (None, first.staple)
+    assert handshake(server.port, tls=tls).stapled
+
+
+@pytest.mark.parametrize("tls", VERSIONS)
+def test_a_client_that_does_not_ask_gets_none(nginx, issue, tls):
+    leaf = issue()
+    server = nginx(leaf)
+    result = handshake(server.port, tls=tls, ask=False)
+    assert result.serial == leaf.serial and not result.stapled
+    assert handshake(server.port, tls=tls).stapled
+
+
+@pytest.mark.parametrize("tls", VERSIONS)
+def test_each_name_gets_the_staple_of_its_own_certificate(nginx, issue, responder, tls, tmp_path):
+    one, two = issue("one.test"), issue("two.test", kind="rsa")
+    server = nginx(Site(one, name="one.test"), Site(two, name="two.test"))
+    assert_strict(handshake(server.port, "two.test", tls=tls).staple, two, tmp_path)
+    assert_strict(handshake(server.port, "one.test", tls=tls).staple, one, tmp_path)
+    assert_strict(handshake(server.port, None, tls=tls).staple, one, tmp_path)
+    assert responder.count(one) == responder.count(two) == 1
+
+
+@pytest.mark.parametrize("tls", VERSIONS)
+def test_an_rsa_and_an_ecdsa_certificate_of_one_site_are_told_apart(
+    nginx, issue, ec_authority, tls, tmp_path
+):
+    rsa, ec = issue(kind="rsa"), issue(kind="ec", by=ec_authority)
+    server = nginx(Site(rsa, ec))
+    assert_strict(handshake(server.port, tls=tls, kind="rsa").staple, rsa, tmp_path)
+    assert_strict(handshake(server.port, tls=tls, kind="ec").staple, ec, tmp_path)
+
+
+def test_certificates_that_are_loaded_for_each_handshake_are_stapled(nginx, issue, tmp_path):
+    leaf = issue("localhost")
+    (tmp_path / "localhost.crt").write_bytes(leaf.chain_file.read_bytes())
+    (tmp_path / "localhost.key").write_bytes(leaf.key_file.read_bytes())
+    site = Site(
+        extra=f"ssl_certificate {tmp_path}/$ssl_server_name.crt;"
+        f"ssl_certificate_key {tmp_path}/$ssl_server_name.key;"
+    )
+    # The workers read these files themselves.
+    server = nginx(site, user="root")
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+
+def test_a_certificate_without_a_responder_delays_nothing(nginx, authority):
+    leaf = authority.issue("localhost")
+    server = nginx(leaf, environment={"OCSPRELOAD_STARTUP_WAIT": "1m"})
+    result = handshake(server.port)
+    assert result.serial == leaf.serial and not result.stapled
+    assert result.seconds < 20
+    assert not server.shim_lines("error", "warning")
+
+
+def test_ending_nginx_is_as_before(nginx, issue):
+    leaf = issue()
+    for how in (signal.SIGTERM, signal.SIGQUIT):
+        server = nginx(leaf, mode="foreground")
+        assert handshake(server.port).stapled, server.log()
+        assert server.stop(how) == 0, server.log()
+        assert "exited on signal" not in server.log()

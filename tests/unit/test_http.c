@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: MIT */
+/* links: fetcher/http.c fetcher/bytes.c */
+#include "../../fetcher/http.h"
+
+#include "check.h"
+
+#include <stdlib.h>
+
+/*
+ * URLs
+ */
+
+static void test_urls_that_are_good(void)
+{
+	static const struct {
+		const char *text, *host, *port, *path, *authority;
+	} good[] = {
+		{"http://ocsp.example.com", "ocsp.example.com", "80", "/", "ocsp.example.com"},
+		{"http://ocsp.example.com/", "ocsp.example.com", "80", "/", "ocsp.example.com"},
+		{"HTTP://Ocsp.Example.COM/Ca", "Ocsp.Example.COM", "80", "/Ca", "Ocsp.Example.COM"},
+		{"http://a:80/x", "a", "80", "/x", "a"},
+		{"http://a:080/x", "a", "80", "/x", "a"},
+		{"http://a:/x", "a", "80", "/x", "a"},
+		{"http://a:8080/x/y", "a", "8080", "/x/y", "a:8080"},
+		{"http://a:65535", "a", "65535", "/", "a:65535"},
+		{"http://a:1?q=1", "a", "1", "/?q=1", "a:1"},
+		{"http://a/x?q=/&r#f?", "a", "80", "/x?q=/&r", "a"},
+		{"http://a#f", "a", "80", "/", "a"},
+		{"http://192.0.2.1:8888/", "192.0.2.1", "8888", "/", "192.0.2.1:8888"},
+		{"http://[2001:db8::1]/x", "2001:db8::1", "80", "/x", "[2001:db8::1]"},
+		{"http://[::1]:8080", "::1", "8080", "/", "[::1]:8080"},
+		{"http://[::1]:80?a", "::1", "80", "/?a", "[::1]"},
+		{"http://a_b-c.d./", "a_b-c.d.", "80", "/", "a_b-c.d."},
+		{"http://a/x@y:z", "a", "80", "/x@y:z", "a"},
+	};
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		struct url url;
+
+		CHECK_STR(url_parse(good[i].text, &url), NULL);
+		CHECK_STR(url.host, good[i].host);
+		CHECK_STR(url.port, good[i].port);
+		CHECK_STR(url.path, good[i].path);
+		CHECK_STR(url.authority, good[i].authority);
+	}
+}
+
+static bool why_says(const char *why, const char *part)
+{
+	if (why && strstr(why, part))
+		return true;
+	fprintf(stderr, "  why: \"%s\", wanted: \"%s\"\n", why ? why : "(null)", part);
+	return false;
+}
+
+static void test_urls_that_are_refused(void)
+{
+	static const char *const bad[][2] = {
+		{"", "not an http URL"},
+		{"ocsp.example.com", "not an http URL"},
+		{"http:/a", "not an http URL"},
+		{"ldap://a/", "not an http URL"},
+		{"https://a/", "https is not possible for OCSP"},
+		{"HTTPS://a/", "https is not possible for OCSP"},
+		{"http://", "no host"},
+		{"http:///x", "no host"},
+		{"http://:80/", "no host"},
+		{"http://?q", "no host"},
+		{"http://u@a/", "user name"},
+		{"http://u:p@a/", "user name"},
+		{"http://a b/", "space"},
+		{" http://a/", "space"},
+		{"http://a/ ", "space"},
+		{"http://a/\r\nX: y", "space"},
+		{"http://a/\x7f", "character"},
+		{"http://\xc3\xa4/", "character"},
+		{"http://a%20b/", "no host name has"},
+		{"http://a;b/", "no host name has"},
+		{"http://a:x/", "not a number"},
+		{"http://a:-1/", "not a number"},
+		{"http://a:80:80/", "not a number"},
+		{"http://a:0/", "between"},
+		{"http://a:65536/", "between"},
+		{"http://a:99999999999999999999/", "between"},
+		{"http://::1/", "no host"},
+		{"http://[::1/", "not an IPv6 address"},
+		{"http://[]/", "no host"},
+		{"http://[x]/", "not an IPv6 address"},
+		{"http://[127.0.0.1]/", "not an IPv6 address"},
+		{"http://[fe80::1%25eth0]/", "not an IPv6 address"},
+		{"http://[::1]80/", "no port"},
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct url url;
+
+		CHECK(why_says(url_parse(bad[i][0], &url), bad[i][1]));
+	}
+}
+
+static void test_urls_that_are_long(void)
+{
+	char text[2048] = "http://";
+	struct url url;
+
+	memset(text + 7, 'a', 255);
+	text[7 + 255] = '\0';
+	strcat(text, ":65535");
+	CHECK_STR(url_parse(text, &url), NULL);
+	CHECK_EQ(strlen(url.host), 255);
+	memset(text + 7, 'a', 256);
+	text[7 + 256] = '\0';
+	CHECK(why_says(url_parse(text, &url), "host is too long"));
+
+	memcpy(text, "http://a/", 9);
+	memset(text + 9, 'p', 1022);
+	text[9 + 1022] = '\0';
+	CHECK_STR(url_parse(text, &url), NULL);
+	CHECK_EQ(strlen(url.path), 1023);
+	text[8] = '?';
+	CHECK(why_says(url_parse(text, &url), "path is too long"));
+	memcpy(text, "http://a/p", 10);
+	strcat(text, "p");
+	CHECK(why_says(url_parse(text, &url), "path is too long"));
+}
+
+/*
+ * Requests
+ */
+
+static struct bytes bytes_of(const char *text)
+{
+	return (struct bytes){(const unsigned char *)text, strlen(text)};
+}
+
+/* The request as a string; the caller frees it. */
+static char *format(const char *url_text, struct bytes der, bool proxy)
+{
+	struct buffer out = {0};
+	struct url url;
+
+	CHECK_STR(url_parse(url_text, &url), NULL);
+	CHECK(http_format_request(&out, &url, der, proxy));
+	CHECK(buffer_append(&out, "", 1));
+	return (char *)out.data;
+}
+
+#define COMMON(host)                                                            \
+	"Host: " host                                                           \
+	"\r\nAccept: application/ocsp-response\r\nUser-Agent: ocspreload/0\r\n" \
+	"Connection: close\r\n"
+
+/* What the Makefile says the version is does not matter here. */
+static void hide_version(char *request)
+{
+	char *from = strstr(request, "ocspreload/");
+	char *to = from ? strchr(from, '\r') : NULL;
+
+	if (to) {
+		from[11] = '0';
+		memmove(from + 12, to, strlen(to) + 1);
+	}
+}
+
+static void check_request(const char *url, const char *der, bool proxy, const char *wanted)
+{
+	char *request = format(url, bytes_of(der), proxy);
+
+	hide_version(request);
+	CHECK_STR(request, wanted);
+	free(request);
+}
+
+static void test_get(void)
+{
+	check_request("http://a", "M", false, "GET /TQ%3D%3D HTTP/1.1\r\n" COMMON("a") "\r\n");
+	check_request("http://a/", "Ma", false, "GET /TWE%3D HTTP/1.1\r\n" COMMON("a") "\r\n");
+	check_request("http://a/ca", "Man", false, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a") "\r\n");
+	check_request(
+		"http://a:81/ca/", "Man", false, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+	check_request("http://[::1]:81/", "\xfb\xff\xbf", false,
+		"GET /%2B%2F%2B%2F HTTP/1.1\r\n" COMMON("[::1]:81") "\r\n");
+	check_request("http://a:81/ca", "Man", true,
+		"GET http://a:81/ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+}
+
+static void test_post(void)
+{
+	check_request("http://a/ca?x=1", "Man", false,
+		"POST /ca?x=1 HTTP/1.1\r\n" COMMON("a") "Content-Type: application/ocsp-request\r\n"
+							"Content-Length: 3\r\n\r\nMan");
+	check_request("http://a:81/?x", "Man", true,
+		"POST http://a:81/?x HTTP/1.1\r\n" COMMON(
+			"a:81") "Content-Type: application/ocsp-request\r\n"
+				"Content-Length: 3\r\n\r\nMan");
+}
+
+/* The path counts, its doubled slash does not, and every percent sign does. */
+static void test_the_limit_between_get_and_post(void)
+{
+	unsigned char der[192] = {0};
+	char *request;
+
+	request = format("http://a/", (struct bytes){der, 189}, false);
+	CHECK(strncmp(request, "GET /AAAA", 9) == 0);
+	CHECK_EQ(strcspn(request + 4, " "), 253);
+	free(request);
+	request = format("http://a/pp", (struct bytes){der, 189}, false);
+	CHECK(strncmp(request, "POST /pp ", 9) == 0);
+	free(request);
+	request = format("http://a/p/", (struct bytes){der, 189}, false);
+	CHECK(strncmp(request, "GET /p/AA", 9) == 0);
+	CHECK_EQ(strcspn(request + 4, " "), 255);
+	free(request);
+	request = format("http://a/", (struct bytes){der, 192}, false);
+	CHECK(strncmp(request, "POST / ", 7) == 0);
+	CHECK(strstr(request, "Content-Length: 192\r\n\r\n") != NULL);
+	free(request);
+	memset(der, 0xff, sizeof(der));
+	request = format("http://a/", (struct bytes){der, 66}, false);
+	CHECK(strncmp(request, "POST / ", 7) == 0);
+	free(request);
+}
+
+/*
+ * Responses
+ */
+
+struct response {
+	const char *text;
+	enum http_state state; /* HTTP_DONE or HTTP_BAD, after the end of the connection */
+	int status;
+	const char *type;
+	const char *body; /* or part of why, if bad */
+	bool by_close;    /* done by the connection's end only */
+};
+
+#define OK "HTTP/1.1 200 OK\r\n"
+#define CHUNKED OK "Transfer-Encoding: chunked\r\n"
+
+static const struct response responses[] = {
+	/* Lengths. */
+	{OK "Content-Length: 5\r\n\r\nhello", HTTP_DONE, 200, "", "hello", false},
+	{OK "Content-Length:5\r\n\r\nhello, and more", HTTP_DONE, 200, "", "hello", false},
+	{OK "content-LENGTH: \t 5 \t\r\n\r\nhello", HTTP_DONE, 200, "", "hello", false},
+	{OK "Content-Length: 0\r\n\r\n", HTTP_DONE, 200, "", "", false},
+	{OK "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", HTTP_DONE, 200, "", "hello",
+		false},
+	{OK "Content-Length: 5 , 5,5\r\n\r\nhello", HTTP_DONE, 200, "", "hello", false},
+	{OK "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", HTTP_BAD, 0, "",
+		"two different lengths", false},
+	{OK "Content-Length: 5, 6\r\n\r\nhello!", HTTP_BAD, 0, "", "two different lengths", false},
+	{OK "Content-Length: 5,\r\n\r\nhello", HTTP_BAD, 0, "", "not a number", false},
+	{OK "Content-Length:\r\n\r\nhello", HTTP_BAD, 0, "", "not a number", false},
+	{OK "Content-Length: -5\r\n\r\nhello", HTTP_BAD, 0, "", "not a number", false},
+	{OK "Content-Length: +5\r\n\r\nhello", HTTP_BAD, 0, "", "not a number", false},
+	{OK "Content-Length: 0x5\r\n\r\nhello", HTTP_BAD, 0, "", "not a number", false},
+	{OK "Content-Length: 5 5\r\n\r\nhello", HTTP_BAD, 0, "", "not a number", false},
+	{OK "Content-Length: 18446744073709551615\r\n\r\n", HTTP_BAD, 0, "", "too large", false},
+	{OK "Content-Length: 18446744073709551621\r\n\r\nhello", HTTP_BAD, 0, "", "too large",
+		false},
+	{OK "Content-Length: 100000\r\n\r\nhello", HTTP_BAD, 0, "", "too large", false},
+	{OK "Content-Length: 6\r\n\r\nhello", HTTP_BAD, 0, "", "before the response's end", false},
+	/* No length. */
+	{OK "\r\nhello", HTTP_DONE, 200, "", "hello", true},
+	{OK "\r\n", HTTP_DONE, 200, "", "", true},
+	{"HTTP/1.0 200 OK\r\n\r\nhello", HTTP_DONE, 200, "", "hello", true},
+	{OK "X: y\r\n", HTTP_BAD, 0, "", "before the response's end", false},
+	{"HTTP/1.1 2", HTTP_BAD, 0, "", "before the response's end", false},
+	{"", HTTP_BAD, 0, "", "without an answer", false},
+	/* Chunks. */
+	{CHUNKED "\r\n5\r\nhello\r\n0\r\n\r\n", HTTP_DONE, 200, "", "hello", false},
+	{CHUNKED "\r\n0\r\n\r\nmore", HTTP_DONE, 200, "", "", false},
+	{CHUNKED "\r\n2;a=b;c=\"d\"\r\nhe\r\n03 \t; x\r\nllo\r\n000\r\nX-Sum: 1\r\nY: 2\r\n\r\n",
+		HTTP_DONE, 200, "", "hello", false},
+	{CHUNKED "\r\nA\r\n0123456789\r\nb\r\n0123456789a\r\n0 \r\n\r\n", HTTP_DONE, 200, "",
+		"01234567890123456789a", false},
+	{CHUNKED "\n5\nhello\n0\n\n", HTTP_DONE, 200, "", "hello", false},
+	{OK "Transfer-Encoding: CHUNKED \r\n\r\n1\r\nx\r\n0\r\n\r\n", HTTP_DONE, 200, "", "x",
+		false},
+	{CHUNKED "Content-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n", HTTP_BAD, 0, "",
+		"chunked and has a length", false},
+	{OK "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		HTTP_BAD, 0, "", "chunked and has a length", false},
+	{CHUNKED "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", HTTP_BAD, 0, "", "transfer coding",
+		false},
+	{OK "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", HTTP_BAD, 0, "", "transfer coding",
+		false},
+	{OK "Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", HTTP_BAD, 0, "", "transfer coding", false},
+	{OK "Transfer-Encoding:\r\n\r\n0\r\n\r\n", HTTP_BAD, 0, "", "transfer coding", false},
+	{CHUNKED "\r\n\r\nhello\r\n", HTTP_BAD, 0, "", "malformed chunk", false},
+	{CHUNKED "\r\n-5\r\nhello\r\n", HTTP_BAD, 0, "", "malformed chunk", false},
+	{CHUNKED "\r\n0x5\r\nhello\r\n", HTTP_BAD, 0, "", "malformed chunk", false},
+	{CHUNKED "\r\n5 5\r\nhello\r\n", HTTP_BAD, 0, "", "malformed chunk", false},
+	{CHUNKED "\r\n ;\r\nhello\r\n", HTTP_BAD, 0, "", "malformed chunk", false},
+	{CHUNKED "\r\n5\r\nhello!\r\n0\r\n\r\n", HTTP_BAD, 0, "", "malformed chunk", false},
+	{CHUNKED "\r\nffffffffffffffff\r\nhello", HTTP_BAD, 0, "", "too large", false},
+	{CHUNKED "\r\n10000000000000005\r\nhello", HTTP_BAD, 0, "", "too large", false},
+	{CHUNKED "\r\n5\r\nhello\r\n0\r\n folded\r\n\r\n", HTTP_BAD, 0, "", "folded", false},
+	{CHUNKED "\r\n5\r\nhello\r\n0\r\nX\r\n\r\n", HTTP_BAD, 0, "", "malformed header", false},
+	{CHUNKED "\r\n5\r\nhello\r\n0\r\n", HTTP_BAD, 0, "", "before the response's end", false},
+	{CHUNKED "\r\n5\r\nhell", HTTP_BAD, 0, "", "before the response's end", false},
+	/* Status lines. */
+	{"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", HTTP_DONE, 404, "", "no", false},
+	{"HTTP/1.1 503\r\nContent-Length: 0\r\n\r\n", HTTP_DONE, 503, "", "", false},
+	{"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n", HTTP_DONE, 200, "", "", false},
+	{"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", HTTP_DONE, 204, "", "", false},
+	{"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", HTTP_DONE, 304, "", "", false},
+	{"HTTP/1.1 100 Continue\r\nContent-Length: 7\r\nContent-Type: a/b\r\n\r\nHTTP/1.1 103 \r\n"
+	 "Link: x\r\n\r\n" OK "Content-Length: 5\r\n\r\nhello",
+		HTTP_DONE, 200, "", "hello", false},
+	{"HTTP/1.1 100 Continue\r\n\r\n" OK "\r\nhello", HTTP_DONE, 200, "", "hello", true},
+	{"HTTP/1.1 100 Continue\r\n\r\n", HTTP_BAD, 0, "", "before the response's end", false},
+	{"HTTP/1.1 101 Switching Protocols\r\n\r\n", HTTP_BAD, 0, "", "another protocol", false},
+	{"HTTP/2 200\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"HTTP/1.1 20\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"HTTP/1.1 2000 OK\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"HTTP/1.1 020 OK\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"HTTP/1.1  200 OK\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"HTTP/1.x 200 OK\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"\r\nHTTP/1.1 200 OK\r\n\r\n", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"SSH-2.0-OpenSSH_9.2p1", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	{"\x15\x03\x03", HTTP_BAD, 0, "", "not an HTTP/1 server", false},
+	/* Headers. */
+	{OK "Content-Type: application/ocsp-response\r\nContent-Length: 0\r\n\r\n", HTTP_DONE, 200,
+		"application/ocsp-response", "", false},
+	{OK "Content-Type:Application/OCSP-Response ; q=\"a;b\"\r\nContent-Length: 0\r\n\r\n",
+		HTTP_DONE, 200, "application/ocsp-response", "", false},
+	{OK "Content-Length: 1\nX-Empty:\r\n\nx", HTTP_DONE, 200, "", "x", false},
+	{OK " folded: x\r\n\r\n", HTTP_BAD, 0, "", "folded", false},
+	{OK "X: y\r\n\tfolded\r\n\r\n", HTTP_BAD, 0, "", "folded", false},
+	{OK "X y\r\n\r\n", HTTP_BAD, 0, "", "malformed header", false},
+	{OK ": y\r\n\r\n", HTTP_BAD, 0, "", "malformed header", false},
+	{OK "X : y\r\n\r\n", HTTP_BAD, 0, "", "malformed header", false},
+	{OK "X: y\rZ: 1\r\n\r\n", HTTP_BAD, 0, "", "bare CR", false},
+	{OK "X: y\r\r\n\r\n", HTTP_BAD, 0, "", "bare CR", false},
+};
+
+/* Feeds up to cut, then step by step. */
+static enum http_state feed_pieces(
+	struct http_reader *reader, struct bytes input, size_t cut, size_t step)
+{
+	enum http_state state = http_reader_feed(reader, (struct bytes){input.data, cut});
+
+	for (size_t at = cut; at < input.size; at += step) {
+		size_t size = input.size - at < step ? input.size - at : step;
+
+		state = http_reader_feed(reader, (struct bytes){input.data + at, size});
+	}
+	return state;
+}
+
+static bool body_is(const struct http_reader *reader, const char *wanted)
+{
+	return reader->body.size == strlen(wanted) &&
+	       (reader->body.size == 0 ||
+		       memcmp(reader->body.data, wanted, reader->body.size) == 0);
+}
+
+static void check_response(const struct response *response, size_t cut, size_t step)
+{
+	struct http_reader reader;
+	enum http_state state;
+	bool good;
+
+	http_reader_init(&reader, 64 * 1024);
+	state = feed_pieces(&reader, bytes_of(response->text), cut, step);
+	good = CHECK(!response->by_close || state == HTTP_MORE);
+	if (response->state == HTTP_DONE && !response->by_close)
+		good = CHECK_EQ(state, HTTP_DONE) && good;
+	good = CHECK_EQ(http_reader_end(&reader), response->state) && good;
+	if (response->state == HTTP_DONE) {
+		good = CHECK_EQ(reader.status, response->status) && good;
+		good = CHECK_STR(reader.content_type, response->type) && good;
+		good = CHECK(body_is(&reader, response->body)) && good;
+	} else {
+		good = CHECK(why_says(reader.why, response->body)) && good;
+		good = CHECK_EQ(http_reader_feed(&reader, bytes_of(OK)), HTTP_BAD) && good;
+	}
+	if (!good)
+		fprintf(stderr, "  cut at %zu, step %zu: %s\n", cut, step, response->text);
+	http_reader_free(&reader);
+}
+
+static void test_responses_in_every_division(void)
+{
+	for (size_t i = 0; i < sizeof(responses) / sizeof(responses[0]); i++) {
+		size_t size = strlen(responses[i].text);
+
+		for (size_t cut = 0; cut <= size; cut++)
+			check_response(&responses[i], cut, size + 1);
+		check_response(&responses[i], 0, 1);
+		check_response(&responses[i], 0, 3);
+	}
+}
+
+static void test_a_nul_in_a_header(void)
+{
+	static const char text[] = OK "X: a\0b\r\n\r\n";
+	struct http_reader reader;
+
+	http_reader_init(&reader, 1024);
+	CHECK_EQ(http_reader_feed(
+			 &reader, (struct bytes){(const unsigned char *)text, sizeof(text) - 1}),
+		HTTP_BAD);
+	CHECK(why_says(reader.why, "NUL"));
+	http_reader_free(&reader);
+}
+
+/* size bytes of filler between before and after, in pieces of step, under limit. */
+static enum http_state feed_long(struct http_reader *reader, size_t limit, const char *before,
+	size_t size, const char *after, size_t step)
+{
+	struct buffer text = {0};
+	enum http_state state;
+
+	http_reader_init(reader, limit);
+	CHECK(buffer_append(&text, before, strlen(before)));
+	for (size_t i = 0; i < size; i++)
+		CHECK(buffer_append(&text, "x", 1));
+	CHECK(buffer_append(&text, after, strlen(after)));
+	state = feed_pieces(reader, buffer_bytes(&text), 0, step);
+	buffer_free(&text);
+	return state;
+}
+
+static void check_long(size_t limit, const char *before, size_t size, const char *after,
+	enum http_state wanted, const char *why)
+{
+	static const size_t steps[] = {1, 7, 1000, 1000000};
+
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		struct http_reader reader;
+
+		CHECK_EQ(feed_long(&reader, limit, before, size, after, steps[i]), wanted);
+		if (wanted == HTTP_BAD)
+			CHECK(why_says(reader.why, why));
+		else
+			CHECK_EQ(reader.body.size, wanted == HTTP_DONE ? 0 : size);
+		CHECK(reader.body.size <= limit);
+		http_reader_free(&reader);
+	}
+}
+
+static void test_limits(void)
+{
+	const char *ok = OK "\r\n"; /* 19 bytes */
+
+	check_long(1019, ok, 1000, "", HTTP_MORE, NULL);
+	check_long(1019, ok, 1001, "", HTTP_BAD, "too large");
+	check_long(10, ok, 0, "", HTTP_BAD, "too large");
+	check_long(65536, OK "X: ", 4092, "\r\nContent-Length: 0\r\n\r\n", HTTP_BAD, "overlong");
+	check_long(65536, OK "X: ", 4091, "\r\nContent-Length: 0\r\n\r\n", HTTP_DONE, NULL);
+	check_long(65536, "HTTP/1.1 200 ", 5000, "", HTTP_BAD, "overlong");
+	check_long(65536, CHUNKED "\r\n1;", 5000, "", HTTP_BAD, "overlong");
+	check_long(65536, CHUNKED "\r\n0\r\nX: ", 5000, "", HTTP_BAD, "overlong");
+	check_long(2000, "HTTP/1.1 100 Continue\r\nX: ", 2000, "", HTTP_BAD, "too large");
+}
+
+static void test_headers_and_chunks_count_too(void)
+{
+	struct http_reader reader;
+	enum http_state state = HTTP_MORE;
+
+	http_reader_init(&reader, 1000);
+	for (int i = 0; i < 100 && state == HTTP_MORE; i++)
+		state = http_reader_feed(&reader, bytes_of("HTTP/1.1 100 Continue\r\n\r\n"));
+	CHECK_EQ(state, HTTP_BAD);
+	CHECK(why_says(reader.why, "too large"));
+	http_reader_free(&reader);
+
+	http_reader_init(&reader, 1000);
+	state = http_reader_feed(&reader, bytes_of(CHUNKED "\r\n"));
+	for (int i = 0; i < 200 && state == HTTP_MORE; i++)
+		state = http_reader_feed(&reader, bytes_of("1\r\nx\r\n"));
+	CHECK_EQ(state, HTTP_BAD);
+	CHECK(why_says(reader.why, "too large"));
+	CHECK(reader.body.size < 200);
+	http_reader_free(&reader);
+}
+
+int main(void)
+{
+	test_urls_that_are_good();
+	test_urls_that_are_refused();
+	test_urls_that_are_long();
+	test_get();
+	test_post();
+	test_the_limit_between_get_and_post();
+	test_responses_in_every_division();
+	test_a_nul_in_a_header();
+	test_limits();
+	test_headers_and_chunks_count_too();
+	return check_result();
+}
