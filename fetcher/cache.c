@@ -442,13 +442,23 @@ void cache_wake(struct cache *cache)
 	futex_wake(&cache->news);
 }
 
+bool cache_stand_by(struct cache *cache)
+{
+	static const struct timespec moment = {0, 500000};
+
+	/* Whoever only looks (mutex_is_free) holds it for an instant: that is no reason to go. */
+	for (int tries = 0; tries < 4; tries++) {
+		if (mutex_trylock(&cache->standby))
+			return true;
+		nanosleep(&moment, NULL);
+	}
+	return false;
+}
+
 bool cache_lead(struct cache *cache)
 {
-	bool leads;
+	bool leads = mutex_lock(&cache->leader);
 
-	if (!mutex_trylock(&cache->standby))
-		return false;
-	leads = mutex_lock(&cache->leader);
 	pthread_mutex_unlock(&cache->standby);
 	return leads;
 }

@@ -148,16 +148,18 @@ void cache_wake(struct cache *cache);
 
 /*
  * Leadership. One thread leads, one may stand by; both places are robust mutexes, so that the
- * kernel hands a dead owner's place on. cache_lead takes the standby's place, sleeps until the
- * leader is gone, and returns true as the leader; false if somebody stands by already. The leader
- * leads until its thread ends.
+ * kernel hands a dead owner's place on. A thread first takes the standby's place: false if somebody
+ * has it.
  */
+bool cache_stand_by(struct cache *cache);
+
+/* The standby then sleeps until the leader is gone, and leads until its thread ends. */
 bool cache_lead(struct cache *cache);
 
 /* True if a leader lives, or is about to. */
 bool cache_is_led(struct cache *cache);
 
-/* True if nobody stands by, so that a thread that calls cache_lead now would be of use. */
+/* True if nobody stands by, so that a thread that calls cache_stand_by now would be of use. */
 bool cache_wants_standby(struct cache *cache);
 
 #endif

@@ -6,6 +6,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static struct descriptor *opened;
+
+static void remember(struct descriptor *descriptor)
+{
+	descriptor->next = opened;
+	descriptor->link = &opened;
+	if (opened)
+		opened->link = &descriptor->next;
+	opened = descriptor;
+}
+
+static void forget(struct descriptor *descriptor)
+{
+	if (descriptor->number < 0)
+		return;
+	*descriptor->link = descriptor->next;
+	if (descriptor->next)
+		descriptor->next->link = descriptor->link;
+	descriptor->number = -1;
+}
+
 bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol)
 {
 	int number = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
@@ -20,7 +41,9 @@ bool descriptor_open(struct descriptor *descriptor, int family, int type, int pr
 			close(number);
 		return false;
 	}
-	*descriptor = (struct descriptor){number, is.st_dev, is.st_ino};
+	*descriptor =
+		(struct descriptor){.number = number, .device = is.st_dev, .inode = is.st_ino};
+	remember(descriptor);
 	return true;
 }
 
@@ -31,7 +54,7 @@ bool descriptor_check(struct descriptor *descriptor)
 	if (descriptor->number >= 0 && fstat(descriptor->number, &is) == 0 &&
 		is.st_dev == descriptor->device && is.st_ino == descriptor->inode)
 		return true;
-	descriptor->number = -1;
+	forget(descriptor);
 	errno = EBADF;
 	return false;
 }
@@ -41,5 +64,11 @@ void descriptor_close(struct descriptor *descriptor)
 	/* EINTR or not, Linux has closed it: a second close could hit the host's. */
 	if (descriptor_check(descriptor))
 		close(descriptor->number);
-	descriptor->number = -1;
+	forget(descriptor);
+}
+
+void descriptor_close_all(void)
+{
+	while (opened)
+		descriptor_close(opened);
 }

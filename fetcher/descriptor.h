@@ -17,6 +17,8 @@ struct descriptor {
 	int number; /* -1: none */
 	dev_t device;
 	ino_t inode;
+	struct descriptor *next; /* of those that are open, in no order */
+	struct descriptor **link;
 };
 
 /* A new non-blocking, close-on-exec socket. False, and errno, if there is none to be had. */
@@ -25,7 +27,13 @@ bool descriptor_open(struct descriptor *descriptor, int family, int type, int pr
 /* To be asked before each use. False, with errno EBADF: there is none, or no longer. */
 bool descriptor_check(struct descriptor *descriptor);
 
-/* Closes the socket if it is still ours; number is -1 then in any case. */
+/* Closes it if it is still ours; number is -1 then in any case. */
 void descriptor_close(struct descriptor *descriptor);
+
+/*
+ * For the child of a fork, which inherits what the parent's thread has open and can do nothing with
+ * it. The parent holds the gate meanwhile (loop.h), so that nothing changes.
+ */
+void descriptor_close_all(void);
 
 #endif

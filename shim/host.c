@@ -2,6 +2,7 @@
 #include "host.h"
 
 #include "../fetcher/clock.h"
+#include "../fetcher/descriptor.h"
 #include "../fetcher/log.h"
 #include "../fetcher/loop.h"
 
@@ -159,10 +160,12 @@ static void *run_thread(void *argument)
 {
 	static const struct loop_gate loop_gate = {enter_gate, leave_gate};
 	struct cache *shared = atomic_load(&cache);
+	bool stands_by = cache_stand_by(shared);
 
 	pthread_setname_np(pthread_self(), "ocspreload");
+	/* The place is taken by now: a child forked next does not try to take it too. */
 	sem_post(argument);
-	if (cache_lead(shared)) {
+	if (stands_by && cache_lead(shared)) {
 		enter_gate();
 		loop_run(atomic_load(&thread_crypto), shared, &config, &loop_gate);
 		leave_gate();
@@ -299,6 +302,7 @@ static void child_forked(void)
 	atomic_store(&thread_lives, false);
 	atomic_store(&next_check, 0);
 	atomic_store(&own_pid, getpid());
+	descriptor_close_all();
 	/* The parent may be a daemon's launcher that exits next: one child stands by. */
 	if (cache_wants_standby(atomic_load(&cache)))
 		ensure_thread();

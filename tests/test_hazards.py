@@ -55,6 +55,14 @@ def test_an_exit_at_any_moment_of_a_fetch_is_an_exit(shim, issue):
         assert ran.returncode == 0, ran.stderr
 
 
+def test_a_child_inherits_no_descriptor_of_a_fetch_under_way(shim, issue):
+    leaf = issue("localhost", behaviour=answers.hanging())
+
+    ran = run_host(shim, leaf, "sockets", 700, OCSPRELOAD_STARTUP_WAIT="0")
+
+    assert ran.stdout == "1 sockets before, 0 in the child\n", ran.stderr
+
+
 def test_threads_shake_hands_while_the_response_is_replaced(shim, issue, responder):
     leaf = issue("localhost")
     short_lived(responder, leaf)

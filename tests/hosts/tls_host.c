@@ -5,6 +5,7 @@
  * usage: tls_host CHAIN.pem KEY.pem exit MICROSECONDS   loads, sleeps, returns from main
  *                                   fork COUNT          shakes hands in COUNT children, one by one
  *                                   thread COUNT MS     shakes hands in COUNT threads for MS
+ *                                   sockets MS          after MS, what does a child inherit?
  *                                   traces              what a host can see of the shim
  *                                   callback            its own status callback and the getters
  *
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -137,6 +139,34 @@ static int run_fork(char **arguments)
 	SSL_CTX_free(ctx);
 	printf("%u children, %u stapled, %u hung or died\n", count, stapled, wrong);
 	return wrong != 0;
+}
+
+static unsigned count_sockets(void)
+{
+	unsigned count = 0;
+	struct stat is;
+
+	for (int fd = 0; fd < 1024; fd++)
+		count += fstat(fd, &is) == 0 && S_ISSOCK(is.st_mode);
+	return count;
+}
+
+static int run_sockets(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+	pid_t child;
+
+	usleep(parse_number(arguments[0]) * 1000);
+	printf("%u sockets before, ", count_sockets());
+	fflush(stdout);
+	child = fork();
+	if (child == 0) {
+		printf("%u in the child\n", count_sockets());
+		exit(0);
+	}
+	waitpid(child, NULL, 0);
+	SSL_CTX_free(ctx);
+	return 0;
 }
 
 struct work {
@@ -304,6 +334,7 @@ static const struct {
 	{"exit", 1, run_exit},
 	{"fork", 1, run_fork},
 	{"thread", 2, run_thread},
+	{"sockets", 1, run_sockets},
 	{"traces", 0, run_traces},
 	{"callback", 0, run_callback},
 };
