@@ -348,19 +348,15 @@ int64_t cache_usable_until(const struct slot *slot)
 	return current == 0 ? 0 : atomic_load(&slot->response[current - 1].usable_until);
 }
 
-/* Leader. Words that are replaced stay readable for ever: somebody may be reading them. */
-static _Atomic uint64_t *words_make(struct cache *cache, size_t capacity)
+/* Under add. */
+static bool is_older(const struct slot *slot, int64_t this_update, int64_t now)
 {
-	_Atomic uint64_t *words;
-
-	if (!mutex_lock(&cache->add))
-		return NULL;
-	words = arena_take(cache, capacity);
-	pthread_mutex_unlock(&cache->add);
-	return words;
+	return this_update < atomic_load(&slot->this_update) &&
+	       (atomic_load(&slot->state) == SLOT_REVOKED || cache_usable_until(slot) > now);
 }
 
-bool cache_publish(
+/* Under add. Words that are replaced stay readable for ever: somebody may be reading them. */
+static enum cache_result publish(
 	struct cache *cache, struct slot *slot, struct bytes response, int64_t usable_until)
 {
 	uint32_t next = atomic_load(&slot->current) == 1 ? 2 : 1;
@@ -369,33 +365,61 @@ bool cache_publish(
 	uint32_t capacity = atomic_load(&place->capacity);
 	uint32_t sequence;
 
-	if (response.size == 0 || response.size > CACHE_RESPONSE_LIMIT)
-		return false;
 	if (response.size > capacity) {
 		capacity =
 			response.size <= COMMON_CAPACITY ? COMMON_CAPACITY : CACHE_RESPONSE_LIMIT;
-		words = words_make(cache, capacity);
+		words = arena_take(cache, capacity);
 	}
 	if (!words)
-		return false;
-	/* Still odd if a leader died here. */
+		return CACHE_FULL;
+	/* Still odd if a writer died here. */
 	sequence = atomic_load(&place->sequence) | 1;
 	atomic_store(&place->sequence, sequence);
 	atomic_store_explicit(&place->words, words, memory_order_release);
-	/* Never before words: a leader that died in between would leave the next too little room.
-	 */
+	/* Never before words: a writer that died in between would leave the next too little. */
 	atomic_store(&place->capacity, capacity);
 	atomic_store_explicit(&place->size, (uint32_t)response.size, memory_order_release);
 	atomic_store_explicit(&place->usable_until, usable_until, memory_order_release);
 	words_store(words, response);
 	atomic_store_explicit(&place->sequence, sequence + 1, memory_order_release);
 	atomic_store_explicit(&slot->current, next, memory_order_release);
-	return true;
+	return CACHE_DONE;
 }
 
-void cache_withdraw(struct slot *slot)
+enum cache_result cache_publish(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t this_update, int64_t usable_until, int64_t now)
 {
-	atomic_store_explicit(&slot->current, 0, memory_order_release);
+	enum cache_result result = CACHE_OLDER;
+
+	if (response.size == 0 || response.size > CACHE_RESPONSE_LIMIT || !mutex_lock(&cache->add))
+		return CACHE_FULL;
+	if (!is_older(slot, this_update, now))
+		result = publish(cache, slot, response, usable_until);
+	if (result == CACHE_DONE) {
+		atomic_store(&slot->this_update, this_update);
+		atomic_store_explicit(&slot->state, SLOT_GOOD, memory_order_release);
+	}
+	pthread_mutex_unlock(&cache->add);
+	futex_wake(&cache->progress);
+	return result;
+}
+
+enum cache_result cache_revoke(
+	struct cache *cache, struct slot *slot, int64_t this_update, int64_t now)
+{
+	bool older;
+
+	if (!mutex_lock(&cache->add))
+		return CACHE_FULL;
+	older = is_older(slot, this_update, now);
+	if (!older) {
+		atomic_store_explicit(&slot->current, 0, memory_order_release);
+		atomic_store(&slot->this_update, this_update);
+		atomic_store_explicit(&slot->state, SLOT_REVOKED, memory_order_release);
+	}
+	pthread_mutex_unlock(&cache->add);
+	futex_wake(&cache->progress);
+	return older ? CACHE_OLDER : CACHE_DONE;
 }
 
 void cache_set_state(struct cache *cache, struct slot *slot, enum slot_state state)

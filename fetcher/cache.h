@@ -9,7 +9,7 @@
  *
  *  - Host threads add (cache_add, cache_add_issuer: a short critical section without I/O) and read
  *    (cache_read: never blocks, never sees a torn response).
- *  - One thread per tree, the leader, writes responses and schedules.
+ *  - One thread per tree, the leader, fetches and publishes.
  */
 #ifndef OCSPRELOAD_CACHE_H
 #define OCSPRELOAD_CACHE_H
@@ -60,20 +60,20 @@ struct slot {
 	int64_t registered; /* steady clock, milliseconds */
 	struct slot *next_in_bucket;
 
-	/* Written by the leader, read by anybody. */
+	/* Written by the leader, or by a host's thread that fills it from the store; read by
+	 * anybody. */
 	_Atomic uint32_t state;        /* enum slot_state */
 	_Atomic uint32_t issuers_seen; /* cache_issuer_count at the last search for an issuer */
 	_Atomic uint32_t current;      /* 0: nothing held; n: response[n - 1] */
 	struct slot_response response[2];
 
-	/*
-	 * The schedule, written by the leader only, kept here for the next one. Atomic because a
-	 * leader that was killed in the middle is no reason for undefined behaviour.
-	 */
+	/* What is known of it and when it is due, for whoever leads next. */
 	_Atomic(const struct issuer_entry *) issuer;
 	_Atomic int64_t due;         /* wall clock, milliseconds; 0: at once */
 	_Atomic int64_t this_update; /* of the newest accepted response, seconds since 1970 */
 	_Atomic uint32_t failures;   /* in a row */
+	_Atomic uint64_t stamp;      /* of what was last read from or written to the store */
+	_Atomic int64_t looked;      /* steady clock: when a host's thread last looked there */
 };
 
 /* NULL when the kernel refuses the memory (RLIMIT_AS, a cgroup). */
@@ -121,14 +121,25 @@ size_t cache_read(const struct slot *slot, int64_t now, void *out, size_t room);
 /* Until when what is held may be stapled (seconds since 1970), 0 if nothing is held. */
 int64_t cache_usable_until(const struct slot *slot);
 
-/* Leader: makes response the one to staple. False when it is too large or the cache is full. */
-bool cache_publish(
-	struct cache *cache, struct slot *slot, struct bytes response, int64_t usable_until);
+enum cache_result {
+	CACHE_DONE,
+	CACHE_OLDER, /* than the answer before, which stays */
+	CACHE_FULL,
+};
 
-/* Leader: nothing is stapled any more. */
-void cache_withdraw(struct slot *slot);
+/*
+ * Makes response the one to staple. this_update orders answers: whoever can replay an old one must
+ * not be able to take back a newer one, not a revocation, and not a response that can still be
+ * stapled. All times in seconds since 1970. Any thread.
+ */
+enum cache_result cache_publish(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t this_update, int64_t usable_until, int64_t now);
 
-/* Leader: sets the state and wakes those who wait in cache_await. */
+/* The certificate is revoked: nothing is stapled any more; SLOT_REVOKED from now on. Any thread. */
+enum cache_result cache_revoke(
+	struct cache *cache, struct slot *slot, int64_t this_update, int64_t now);
+
+/* Sets the state and wakes those who wait in cache_await. */
 void cache_set_state(struct cache *cache, struct slot *slot, enum slot_state state);
 
 /*

@@ -63,6 +63,27 @@ static bool parse_path(const char *value, void *field)
 	return value[0] == '/' && parse_text(value, field);
 }
 
+/* Into two fields: whether, and where. */
+static bool parse_store(const char *value, void *field)
+{
+	struct config *config = (struct config *)((char *)field - offsetof(struct config, store));
+
+	if (value[0] == '/')
+		config->store = value;
+	else if (strcasecmp(value, "off") != 0)
+		return false;
+	config->use_store = value[0] == '/';
+	return true;
+}
+
+/* Not ours to complain about. */
+static bool parse_foreign_path(const char *value, void *field)
+{
+	if (value[0] == '/')
+		*(const char **)field = value;
+	return true;
+}
+
 static bool parse_url(const char *value, void *field)
 {
 	struct url url;
@@ -137,6 +158,7 @@ static bool parse_level(const char *value, void *field)
 
 static const struct config defaults = {
 	.enabled = true,
+	.use_store = true,
 	.fetch = true,
 	.timeout = 10000,
 	.startup_wait = 3000,
@@ -151,6 +173,8 @@ static const struct variable variables[] = {
 	{"OCSPRELOAD_RESPONDER", parse_url, FIELD(responder), "an http:// URL",
 		"the certificates' own"},
 	{"OCSPRELOAD_TRUSTED", parse_path, FIELD(trusted), "an absolute path", "none"},
+	{"OCSPRELOAD_STORE", parse_store, FIELD(store), "an absolute path or off",
+		"the default directories"},
 	{"OCSPRELOAD_FETCH", parse_switch, FIELD(fetch), "on or off", "on"},
 	{"OCSPRELOAD_HTTP_PROXY", parse_proxy, FIELD(http_proxy), "an http:// URL or off", "none"},
 	{"OCSPRELOAD_TIMEOUT", parse_timeout, FIELD(timeout), "a time such as 10s or 500ms", "10s"},
@@ -160,6 +184,8 @@ static const struct variable variables[] = {
 	{"OCSPRELOAD_LOG_LEVEL", parse_level, FIELD(log_level), "error, warning, info or debug",
 		"warning"},
 	{"no_proxy", parse_text, FIELD(no_proxy), NULL, NULL},
+	{"XDG_CACHE_HOME", parse_foreign_path, FIELD(cache_home), NULL, NULL},
+	{"HOME", parse_foreign_path, FIELD(home), NULL, NULL},
 };
 #undef FIELD
 
@@ -192,7 +218,8 @@ bool config_concerns(const char *assignment)
 {
 	/* http_proxy in lower case only: in a CGI, HTTP_PROXY is what the client sent. */
 	return has_prefix(assignment, "OCSPRELOAD=") || has_prefix(assignment, "OCSPRELOAD_") ||
-	       has_prefix(assignment, "http_proxy=") || has_prefix(assignment, "no_proxy=");
+	       has_prefix(assignment, "http_proxy=") || has_prefix(assignment, "no_proxy=") ||
+	       has_prefix(assignment, "XDG_CACHE_HOME=") || has_prefix(assignment, "HOME=");
 }
 
 static const struct variable *find_variable(const char *name, size_t size)

@@ -18,6 +18,10 @@ struct config {
 	const char *only;       /* OCSPRELOAD_ONLY: program names; NULL: all */
 	const char *responder;  /* OCSPRELOAD_RESPONDER: a URL in place of the certificates' */
 	const char *trusted;    /* OCSPRELOAD_TRUSTED: a file of PEM issuers, or NULL */
+	bool use_store;         /* OCSPRELOAD_STORE is not off */
+	const char *store;      /* OCSPRELOAD_STORE: a directory; NULL: see store_open */
+	const char *cache_home; /* XDG_CACHE_HOME, or NULL */
+	const char *home;       /* HOME, or NULL */
 	bool fetch;             /* OCSPRELOAD_FETCH */
 	const char *http_proxy; /* OCSPRELOAD_HTTP_PROXY, else http_proxy: a URL, or NULL */
 	const char *no_proxy;   /* no_proxy: hosts to reach without it, or NULL */

@@ -27,14 +27,11 @@ static void forget(struct descriptor *descriptor)
 	descriptor->number = -1;
 }
 
-bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol)
+bool descriptor_adopt(struct descriptor *descriptor, int number)
 {
-	int number = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
 	struct stat is;
 
 	*descriptor = (struct descriptor){.number = -1};
-	if (number < 0)
-		return false;
 	if (fstat(number, &is) != 0) {
 		/* EBADF: the host was quicker, and the number may be its own by now. */
 		if (errno != EBADF)
@@ -45,6 +42,14 @@ bool descriptor_open(struct descriptor *descriptor, int family, int type, int pr
 		(struct descriptor){.number = number, .device = is.st_dev, .inode = is.st_ino};
 	remember(descriptor);
 	return true;
+}
+
+bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol)
+{
+	int number = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+
+	*descriptor = (struct descriptor){.number = -1};
+	return number >= 0 && descriptor_adopt(descriptor, number);
 }
 
 bool descriptor_check(struct descriptor *descriptor)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A socket in a process whose owner does not know of it. Hosts close every descriptor they did not
- * open and use the numbers again, so a number alone proves nothing: a descriptor knows the identity
- * of its socket, and is forgotten, not closed, once the number stands for something else.
+ * A socket or file in a process whose owner does not know of it. Hosts close every descriptor they
+ * did not open and use the numbers again, so a number alone proves nothing: a descriptor knows the
+ * identity of what it was opened for, and is forgotten, not closed, once the number stands for
+ * something else.
  *
  * Between a check and the use that follows, the host's threads can still do it; nothing can be done
  * about that.
@@ -23,6 +24,9 @@ struct descriptor {
 
 /* A new non-blocking, close-on-exec socket. False, and errno, if there is none to be had. */
 bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol);
+
+/* Takes number over, or closes it and returns false. */
+bool descriptor_adopt(struct descriptor *descriptor, int number);
 
 /* To be asked before each use. False, with errno EBADF: there is none, or no longer. */
 bool descriptor_check(struct descriptor *descriptor);

@@ -6,9 +6,7 @@
 #ifndef OCSPRELOAD_LOOP_H
 #define OCSPRELOAD_LOOP_H
 
-#include "cache.h"
-#include "config.h"
-#include "libcrypto.h"
+#include "supply.h"
 
 /*
  * The gate that the thread holds while it works and opens while it sleeps: a host forks and exits
@@ -23,7 +21,6 @@ struct loop_gate {
  * Leads for ever; only for the thread that cache_lead made the leader, with the gate held. Returns
  * when memory does not even suffice to begin; then the gate is held still.
  */
-void loop_run(const struct libcrypto *crypto, struct cache *cache, const struct config *config,
-	const struct loop_gate *gate);
+void loop_run(const struct supply *supply, const struct loop_gate *gate);
 
 #endif

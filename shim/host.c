@@ -33,6 +33,7 @@ static char environment_text[ENVIRONMENT_SIZE];
 static const char *environment[ENVIRONMENT_COUNT + 1];
 
 static struct config config;
+static struct store store;
 static pthread_once_t config_once = PTHREAD_ONCE_INIT;
 static bool wanted;
 
@@ -45,8 +46,10 @@ static atomic_int gate_awaited; /* by that many threads that fork */
 static atomic_bool gate_closed; /* for good: the process exits */
 
 static const struct libcrypto *_Atomic thread_crypto;
+static struct supply thread_supply;
 static atomic_bool thread_lives; /* in this process */
 static _Atomic int64_t next_check;
+static atomic_bool somebody_leads; /* as far as was known at the last check */
 static _Atomic int64_t window_end; /* of the startup window of the newest certificate */
 static _Atomic pid_t own_pid;
 
@@ -121,6 +124,8 @@ static void load_config(void)
 
 	config_load(&config, environment, CONFIG_FILE);
 	wanted = config.enabled && (!config.only || program_is_listed(config.only));
+	if (wanted)
+		store_open(&store, &config);
 	errno = saved;
 }
 
@@ -166,8 +171,9 @@ static void *run_thread(void *argument)
 	/* The place is taken by now: a child forked next does not try to take it too. */
 	sem_post(argument);
 	if (stands_by && cache_lead(shared)) {
+		thread_supply = host_supply(atomic_load(&thread_crypto));
 		enter_gate();
-		loop_run(atomic_load(&thread_crypto), shared, &config, &loop_gate);
+		loop_run(&thread_supply, &loop_gate);
 		leave_gate();
 	}
 	atomic_store(&thread_lives, false);
@@ -228,28 +234,44 @@ static void ensure_thread(void)
 			strerror(error));
 }
 
-void host_want_thread(const struct libcrypto *crypto)
+void host_registered(const struct libcrypto *crypto)
 {
 	const struct libcrypto *none = NULL;
 
 	atomic_compare_exchange_strong(&thread_crypto, &none, crypto);
 	atomic_store(&window_end, clock_steady() + config.startup_wait);
-	if (atomic_load(&own_pid) == getpid() && !atomic_load(&thread_lives) &&
+}
+
+/*
+ * A child of a raw clone looks like its parent to pthreads: it must not touch a mutex that outlives
+ * it, nor start a thread.
+ */
+static bool may_have_thread(void)
+{
+	return atomic_load(&own_pid) == getpid() && atomic_load(&thread_crypto);
+}
+
+void host_want_thread(void)
+{
+	if (may_have_thread() && !atomic_load(&thread_lives) &&
 		cache_wants_standby(atomic_load(&cache)))
 		ensure_thread();
 }
 
-void host_check_thread(void)
+bool host_check_thread(bool due)
 {
 	int64_t now = clock_steady();
 
-	if (atomic_load(&thread_lives) || now < atomic_load(&next_check))
-		return;
+	if (atomic_load(&thread_lives) || (!due && now < atomic_load(&window_end)))
+		return false;
+	if (now < atomic_load(&next_check))
+		return !atomic_load(&somebody_leads);
 	atomic_store(&next_check, now + CHECK_INTERVAL);
-	/* A child of a raw clone looks like its parent to pthreads: it must not touch a mutex that
-	 * outlives it, nor start a thread. */
-	if (atomic_load(&own_pid) == getpid() && cache_wants_standby(atomic_load(&cache)))
-		ensure_thread();
+	host_want_thread();
+	atomic_store(
+		&somebody_leads, atomic_load(&thread_lives) ||
+					 (may_have_thread() && cache_is_led(atomic_load(&cache))));
+	return !atomic_load(&somebody_leads);
 }
 
 void host_await(const struct slot *slot)
@@ -273,6 +295,8 @@ static void prepare_fork(void)
 	struct cache *shared = atomic_load(&cache);
 	int saved = errno;
 
+	/* Who forks lives on, in one process or another, and will have something to refresh. */
+	host_want_thread();
 	if (clock_steady() < atomic_load(&window_end))
 		for (size_t i = 0; i < cache_slot_count(shared); i++)
 			host_await(cache_slot(shared, i));
@@ -324,9 +348,9 @@ static void close_gate(void)
 		pthread_mutex_timedlock(&gate, &patience);
 }
 
-struct cache *host_cache_if_any(void)
+struct supply host_supply(const struct libcrypto *crypto)
 {
-	return atomic_load(&cache);
+	return (struct supply){crypto, atomic_load(&cache), &config, &store};
 }
 
 struct cache *host_cache(void)

@@ -9,6 +9,7 @@
 #include "../fetcher/cache.h"
 #include "../fetcher/config.h"
 #include "../fetcher/libcrypto.h"
+#include "../fetcher/supply.h"
 
 #include <stdbool.h>
 
@@ -36,20 +37,27 @@ bool host_is_wanted(void);
  */
 struct cache *host_cache(void);
 
-/* The same if it is there already, else NULL. */
-struct cache *host_cache_if_any(void);
+/* What a host's thread fills slots with, its own libcrypto among it; only with a cache. */
+struct supply host_supply(const struct libcrypto *crypto);
 
 /*
- * A certificate was added: from now on there must be a thread somewhere that fetches. crypto is
- * what it works with. Any thread; never waits; says once in the log if no thread can be had.
+ * A certificate was added: the startup window opens. crypto is what the thread will work with. Any
+ * thread; never waits.
  */
-void host_want_thread(const struct libcrypto *crypto);
+void host_registered(const struct libcrypto *crypto);
 
 /*
- * The leader may have died with its process, and fork handlers may not have run. Called on every
- * handshake: looks at most once a second whether a place is empty, and takes it.
+ * From now on there must be a thread somewhere that fetches. Any thread; waits for no more than its
+ * birth; says once in the log if no thread can be had.
  */
-void host_check_thread(void);
+void host_want_thread(void);
+
+/*
+ * Called on every handshake: sees to it that there is a thread for what is due, and for all once
+ * the startup window is over; looks at most once a second. Fork handlers may not have run, and the
+ * leader may have died with its process. True if nobody fetches all the same.
+ */
+bool host_check_thread(bool due);
 
 /* Waits for the first answer for slot, as long as the startup window is open and there is hope. */
 void host_await(const struct slot *slot);

@@ -98,7 +98,7 @@ static struct slot *register_certificate(struct libssl *lib, X509 *x)
 		goto out;
 	slot = cache_add(cache, &certificate, responders, clock_steady());
 	if (slot)
-		host_want_thread(&lib->crypto);
+		host_registered(&lib->crypto);
 	else
 		log_error("%s: nothing to staple: the cache is full", certificate.label);
 out:
@@ -148,6 +148,22 @@ static bool is_concerned(const struct libssl *lib, int result)
 }
 
 /*
+ * A response in the store that is still good spares the thread until it is due, for servers that
+ * are started anew for each connection. It cannot be judged before the chain is there.
+ */
+static void fill(struct libssl *lib, struct slot *slot)
+{
+	struct supply supply = host_supply(&lib->crypto);
+	bool waits_for_chain;
+
+	if (cache_usable_until(slot) == 0)
+		supply_from_store(&supply, slot);
+	waits_for_chain = !atomic_load(&slot->issuer) && store_look(supply.store, slot->key) != 0;
+	if (!waits_for_chain && supply_is_due(&supply, slot))
+		host_want_thread();
+}
+
+/*
  * A certificate that is not stapled needs no issuer either; but the chain may come before the
  * certificate (Ruby's openssl).
  */
@@ -167,6 +183,8 @@ static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 		lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERTS, 0, &chain);
 	pool_issuers(lib, extra);
 	pool_issuers(lib, chain);
+	if (slot)
+		fill(lib, slot);
 }
 
 int registry_see_ctx(struct libssl *lib, SSL_CTX *ctx, int result)

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LOOK_INTERVAL = 1000 };
+
 typedef int status_callback(SSL *ssl, void *argument);
 
 /* Hung on an SSL_CTX as ex_data. */
@@ -57,6 +59,22 @@ static unsigned char *copy_response(
 	return NULL;
 }
 
+/*
+ * Where nobody fetches (OCSPRELOAD_FETCH=off, no thread to be had), what others put into the store
+ * is all there is: looked for at most once a second, and only when it is time for a newer one.
+ */
+static void refresh(struct libssl *lib, struct slot *slot)
+{
+	struct supply supply = host_supply(&lib->crypto);
+	bool due = supply_is_due(&supply, slot);
+	int64_t now = clock_steady();
+
+	if (!host_check_thread(due) || !due || now - atomic_load(&slot->looked) < LOOK_INTERVAL)
+		return;
+	atomic_store(&slot->looked, now);
+	supply_from_store(&supply, slot);
+}
+
 /* True if a response now hangs on the connection. */
 static bool staple(struct libssl *lib, SSL *ssl)
 {
@@ -67,7 +85,7 @@ static bool staple(struct libssl *lib, SSL *ssl)
 
 	if (!slot)
 		return false;
-	host_check_thread();
+	refresh(lib, slot);
 	if (cache_usable_until(slot) == 0)
 		host_await(slot);
 	response = copy_response(&lib->crypto, slot, &size);

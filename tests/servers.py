@@ -33,7 +33,11 @@ class Shim:
 
     def __init__(self, sanitizer_logs, **variables):
         self.sanitizer_logs = sanitizer_logs
-        self.variables = {"OCSPRELOAD_LOG_LEVEL": "debug", **variables}
+        self.variables = {
+            "OCSPRELOAD_LOG_LEVEL": "debug",
+            "OCSPRELOAD_STORE": "off",
+            **variables,
+        }
 
     def environment(self, **more):
         environment = {**PLAIN_ENVIRONMENT, **self._sanitizer_options(), **self.variables, **more}

@@ -18,7 +18,11 @@ pytestmark = plain_build_only
 
 
 def launch(*arguments, script=SCRIPT, **environment):
-    environment = {"OCSPRELOAD_LIBRARY": str(LIBRARY), **environment}
+    environment = {
+        "OCSPRELOAD_LIBRARY": str(LIBRARY),
+        "OCSPRELOAD_STORE": "off",
+        **environment,
+    }
     environment = {name: value for name, value in environment.items() if value is not None}
     return subprocess.run(
         [str(script), *map(str, arguments)],
@@ -41,7 +45,7 @@ def variables(*arguments, **environment):
 def test_a_server_started_by_it_staples(nginx, issue, tmp_path):
     leaf = issue()
     server = nginx(leaf, shim=False, wrapper=[SCRIPT, "--log-level", "debug", "--"],
-                   environment={"OCSPRELOAD_LIBRARY": str(LIBRARY)})
+                   environment={"OCSPRELOAD_LIBRARY": str(LIBRARY), "OCSPRELOAD_STORE": "off"})
     assert_strict(handshake(server.port).staple, leaf, tmp_path)
     assert server.shim_lines("debug")
 

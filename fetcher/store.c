@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+#include "store.h"
+
+#include "cache.h"
+#include "clock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *const system_directory = "/var/cache/ocspreload";
+
+enum {
+	FILE_NAME_SIZE = 2 * CERTIFICATE_KEY_SIZE + sizeof("/.der"),
+	PATH_SIZE = STORE_PATH_SIZE + FILE_NAME_SIZE + 32,
+};
+
+/* Whoever else may write there, or is asked by a link to look elsewhere, is not to be relied upon.
+ */
+static bool is_ours(const struct stat *is)
+{
+	return (is->st_uid == 0 || is->st_uid == geteuid()) && !(is->st_mode & (S_IWGRP | S_IWOTH));
+}
+
+static bool is_usable(const char *path)
+{
+	struct stat is;
+
+	return lstat(path, &is) == 0 && S_ISDIR(is.st_mode) && is_ours(&is);
+}
+
+/* Remembers a directory, made if it can be; first if this process may write to it. */
+static bool add_directory(struct store *store, const char *path)
+{
+	size_t at = store->directory[0][0] != '\0';
+	bool writable;
+
+	if (strlen(path) >= STORE_PATH_SIZE || (mkdir(path, 0755) != 0 && errno != EEXIST) ||
+		!is_usable(path))
+		return false;
+	writable = faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0;
+	if (writable && at > 0) {
+		memcpy(store->directory[1], store->directory[0], STORE_PATH_SIZE);
+		at = 0;
+	}
+	strcpy(store->directory[at], path);
+	store->writable = store->writable || writable;
+	return true;
+}
+
+static void add_user_directory(struct store *store, const struct config *config)
+{
+	char path[STORE_PATH_SIZE];
+
+	if (config->cache_home)
+		snprintf(path, sizeof(path), "%s", config->cache_home);
+	else if (config->home)
+		snprintf(path, sizeof(path), "%s/.cache", config->home);
+	else
+		return;
+	if (strlen(path) + sizeof("/ocspreload") > sizeof(path))
+		return;
+	mkdir(path, 0700);
+	strcat(path, "/ocspreload");
+	add_directory(store, path);
+}
+
+void store_open(struct store *store, const struct config *config)
+{
+	memset(store, 0, sizeof(*store));
+	if (!config->use_store)
+		return;
+	if (config->store) {
+		if (!add_directory(store, config->store))
+			log_warning(
+				"OCSPRELOAD_STORE=%s is not used: it must be a directory that "
+				"root or this user owns and no one else may write",
+				config->store);
+		return;
+	}
+	add_directory(store, system_directory);
+	if (!store->writable)
+		add_user_directory(store, config);
+}
+
+static void make_path(char path[static PATH_SIZE], const char *directory, const unsigned char *key,
+	const char *suffix)
+{
+	char name[2 * CERTIFICATE_KEY_SIZE + 1];
+
+	for (size_t i = 0; i < CERTIFICATE_KEY_SIZE; i++)
+		snprintf(name + 2 * i, 3, "%02x", key[i]);
+	snprintf(path, PATH_SIZE, "%s/%s%s", directory, name, suffix);
+}
+
+static uint64_t stamp_of(const struct stat *is)
+{
+	uint64_t time = (uint64_t)is->st_mtim.tv_sec * 1000000000 + (uint64_t)is->st_mtim.tv_nsec;
+
+	return (time ^ ((uint64_t)is->st_ino << 40)) | 1;
+}
+
+uint64_t store_look(const struct store *store, const unsigned char *key)
+{
+	char path[PATH_SIZE];
+	struct stat is;
+
+	for (size_t i = 0; i < STORE_DIRECTORIES && store->directory[i][0]; i++) {
+		make_path(path, store->directory[i], key, ".der");
+		if (lstat(path, &is) == 0)
+			return stamp_of(&is);
+	}
+	return 0;
+}
+
+/* All of the file, or nothing. */
+static bool read_response(int fd, size_t size, struct buffer *out)
+{
+	unsigned char bytes[4096];
+	ssize_t got = 0;
+
+	while (out->size < size && (got = read(fd, bytes, sizeof(bytes))) > 0)
+		if (!buffer_append(out, bytes, (size_t)got))
+			break;
+	if (size > 0 && out->size == size)
+		return true;
+	buffer_free(out);
+	return false;
+}
+
+static bool read_file(const char *path, struct stored *stored)
+{
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	bool done = false;
+	struct stat is;
+
+	if (fd < 0)
+		return false;
+	if (fstat(fd, &is) == 0 && S_ISREG(is.st_mode) && is_ours(&is) &&
+		is.st_size <= CACHE_RESPONSE_LIMIT) {
+		stored->written = (int64_t)is.st_mtim.tv_sec * 1000 + is.st_mtim.tv_nsec / 1000000;
+		stored->stamp = stamp_of(&is);
+		done = read_response(fd, (size_t)is.st_size, &stored->response);
+	}
+	close(fd);
+	return done;
+}
+
+bool store_read(const struct store *store, const unsigned char *key, struct stored *stored)
+{
+	char path[PATH_SIZE];
+
+	memset(stored, 0, sizeof(*stored));
+	for (size_t i = 0; i < STORE_DIRECTORIES && store->directory[i][0]; i++) {
+		make_path(path, store->directory[i], key, ".der");
+		if (read_file(path, stored))
+			return true;
+	}
+	return false;
+}
+
+static bool write_all(int fd, struct bytes bytes)
+{
+	while (bytes.size > 0) {
+		ssize_t written = write(fd, bytes.data, bytes.size);
+
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+			return false;
+		bytes.data += written;
+		bytes.size -= (size_t)written;
+	}
+	return true;
+}
+
+bool store_write(const struct store *store, const unsigned char *key, struct bytes response)
+{
+	char path[PATH_SIZE], temporary[PATH_SIZE], suffix[32];
+	bool done;
+	int fd, error;
+
+	if (!store->writable) {
+		errno = EROFS;
+		return false;
+	}
+	snprintf(suffix, sizeof(suffix), ".%d.tmp", (int)getpid());
+	make_path(path, store->directory[0], key, ".der");
+	make_path(temporary, store->directory[0], key, suffix);
+	/* Left by a process of the same number that was killed. */
+	unlink(temporary);
+	fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return false;
+	/* The host's umask is the host's; a response is public. */
+	done = write_all(fd, response) && fchmod(fd, 0644) == 0;
+	error = errno;
+	close(fd);
+	if (done && rename(temporary, path) == 0)
+		return true;
+	if (done)
+		error = errno;
+	unlink(temporary);
+	errno = error;
+	return false;
+}
+
+/* One byte of the lock file; two certificates may share it, at the price of a short wait. */
+static bool set_lock(int fd, const unsigned char *key, short type)
+{
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_len = 1};
+
+	memcpy(&lock.l_start, key, 4);
+	lock.l_start &= 0x7fffffff;
+	return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+bool store_lock(const struct store *store, const unsigned char *key, struct descriptor *lock)
+{
+	char path[PATH_SIZE];
+	int fd;
+
+	lock->number = -1;
+	if (!store->writable)
+		return true;
+	snprintf(path, sizeof(path), "%s/lock", store->directory[0]);
+	fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0644);
+	if (fd < 0 || !descriptor_adopt(lock, fd))
+		return true;
+	if (set_lock(fd, key, F_WRLCK))
+		return true;
+	/* Anything else than somebody's lock (no locks on this file system) must not stop us. */
+	if (errno == EAGAIN || errno == EACCES) {
+		descriptor_close(lock);
+		return false;
+	}
+	descriptor_close(lock);
+	return true;
+}
+
+void store_unlock(struct descriptor *lock)
+{
+	struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	/* Not by closing alone: a child of a raw clone may still have it open. */
+	if (descriptor_check(lock))
+		fcntl(lock->number, F_OFD_SETLK, &all);
+	descriptor_close(lock);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Responses on disk: what makes a restart staple at once, and unrelated processes share one fetch.
+ *
+ * One file per certificate, KEY.der (the key in hexadecimal), holds the response as it came; one
+ * file named "lock" has a byte for each certificate that is being fetched. Nothing in a store is
+ * trusted: what is read is judged like what the network brings. So the worst that somebody who may
+ * write there can do is to make us fetch; and only root and the owner of this process may.
+ */
+#ifndef OCSPRELOAD_STORE_H
+#define OCSPRELOAD_STORE_H
+
+#include "bytes.h"
+#include "certificate.h"
+#include "config.h"
+#include "descriptor.h"
+
+#include <stdint.h>
+
+enum { STORE_DIRECTORIES = 2, STORE_PATH_SIZE = 512 };
+
+struct store {
+	/* The one that is written to comes first; empty: there is none. */
+	char directory[STORE_DIRECTORIES][STORE_PATH_SIZE];
+	bool writable; /* directory[0] is */
+};
+
+/*
+ * Finds the directories: OCSPRELOAD_STORE, or /var/cache/ocspreload and the user's cache directory,
+ * made where they are missing and may be made. Never fails: a store may have no directory at all.
+ */
+void store_open(struct store *store, const struct config *config);
+
+struct stored {
+	struct buffer response; /* freed by the caller */
+	int64_t written;        /* when, wall clock, milliseconds */
+	uint64_t stamp;         /* differs from that of any other response under this key */
+};
+
+/* The stamp of what is there for a certificate, 0 if nothing is: a look without reading. */
+uint64_t store_look(const struct store *store, const unsigned char *key);
+
+/* False if there is nothing that could be read. */
+bool store_read(const struct store *store, const unsigned char *key, struct stored *stored);
+
+/* Puts a response in the place of what is there, at once and whole. False if it cannot, with errno.
+ */
+bool store_write(const struct store *store, const unsigned char *key, struct bytes response);
+
+/*
+ * Takes the right to fetch for a certificate. False if another process has it. True, too, where
+ * there can be no lock (no store that this process may write): then lock->number is -1, and all is
+ * as if it had it. Released by store_unlock, by the closing of the descriptor, or with the process.
+ */
+bool store_lock(const struct store *store, const unsigned char *key, struct descriptor *lock);
+void store_unlock(struct descriptor *lock);
+
+#endif

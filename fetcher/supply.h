@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a slot lives on: its issuer, what the store has for it, and what an answer changes in it.
+ * The loop does this for all slots, a host's thread for those that it has just loaded.
+ */
+#ifndef OCSPRELOAD_SUPPLY_H
+#define OCSPRELOAD_SUPPLY_H
+
+#include "cache.h"
+#include "config.h"
+#include "libcrypto.h"
+#include "ocsp.h"
+#include "store.h"
+
+/* Constant; outlives all work that is done with it. */
+struct supply {
+	const struct libcrypto *crypto;
+	struct cache *cache;
+	const struct config *config;
+	const struct store *store;
+};
+
+/* True if there is something to do for the slot now; it may be no more than to look again. */
+bool supply_is_due(const struct supply *supply, const struct slot *slot);
+
+/* When that is: wall clock, milliseconds. */
+int64_t supply_due(const struct supply *supply, const struct slot *slot);
+
+/*
+ * The issuer of the slot's certificate: from the chains that were seen or, with files, from
+ * OCSPRELOAD_TRUSTED and the system's store. NULL, reported and put off, if it is not found there.
+ */
+const struct issuer_entry *supply_issuer(const struct supply *supply, struct slot *slot);
+
+/*
+ * Takes what the store has if it is another than the last time, and if the issuer is known from the
+ * chains: a file is read, nothing is waited for, nothing is said of what cannot be used. For the
+ * loop, and for host threads that load certificates or have nobody to do it for them.
+ */
+void supply_from_store(const struct supply *supply, struct slot *slot);
+
+/*
+ * Takes a verified answer of a responder, and stores it for others. The judgement must be good or
+ * revoked.
+ */
+void supply_answer(const struct supply *supply, struct slot *slot,
+	const struct judgement *judgement, struct bytes response, const char *responder);
+
+/* There was no usable answer; state is what the slot is in from now on. */
+void supply_failure(const struct supply *supply, struct slot *slot, enum slot_state state,
+	const char *responder, const char *why);
+
+/* Another process is asking: look again soon. */
+void supply_postpone(struct slot *slot);
+
+#endif

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""Responses on disk: restarts, strangers, and processes that know nothing of each other."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import pytest
+import responder as r
+from client import assert_strict, handshake
+from conftest import needs_root
+from support import wait_until
+
+
+@pytest.fixture
+def store(tmp_path):
+    directory = tmp_path / "store"
+    directory.mkdir(mode=0o755)
+    return directory
+
+
+@pytest.fixture
+def stored(store):
+    """The environment of a host with that store."""
+    return {"OCSPRELOAD_STORE": str(store)}
+
+
+def file_of(store):
+    (file,) = store.glob("*.der")
+    return file
+
+
+@pytest.fixture
+def warm(s_server, issue, responder, store, stored):
+    """A leaf whose response is in the store, and its responder is down."""
+    leaf = issue()
+    server = s_server(leaf, environment=stored)
+    assert handshake(server.port).stapled
+    wait_until(lambda: list(store.glob("*.der")))
+    server.stop()
+    responder.stop()
+    return leaf
+
+
+def test_a_restarted_nginx_staples_on_its_first_handshake_while_the_responder_is_down(
+    nginx, issue, responder, stored, tmp_path
+):
+    leaf = issue()
+    server = nginx(leaf, environment=stored)
+    assert handshake(server.port).stapled
+    server.stop()
+    responder.stop()
+    server = nginx(leaf, environment=stored)
+    first = handshake(server.port)
+    assert_strict(first.staple, leaf, tmp_path)
+    assert first.seconds < 1.5
+    assert responder.count(leaf) == 1
+
+
+def test_a_start_from_the_store_needs_neither_thread_nor_network(s_server, warm, stored):
+    server = s_server(warm, environment=stored)
+    assert handshake(server.port).stapled
+    assert "ocspreload" not in server.threads()
+    assert "asking" not in server.log()
+
+
+def test_a_thread_comes_when_something_is_due(s_server, issue, responder, stored):
+    leaf = issue(behaviour=r.good(validity=8))
+    server = s_server(leaf, environment=stored)
+    assert handshake(server.port).stapled
+    server.stop()
+    server = s_server(leaf, environment=stored)
+    assert handshake(server.port).stapled
+    wait_until(lambda: handshake(server.port).stapled and responder.count(leaf) == 2)
+
+
+def test_processes_that_start_together_fetch_once(s_server, issue, responder, stored):
+    leaf = issue(behaviour=r.delayed(0.3, r.good()))
+    servers = [s_server(leaf, environment=stored) for _ in range(4)]
+    assert all(handshake(server.port).stapled for server in servers)
+    assert responder.count(leaf) == 1
+
+
+def test_processes_that_know_nothing_of_each_other_share_every_refresh(
+    s_server, issue, responder, stored
+):
+    leaf = issue(behaviour=r.good(validity=6))
+    servers = [s_server(leaf, environment=stored) for _ in range(3)]
+    began = time.monotonic()
+    while responder.count(leaf) < 5:
+        assert all(handshake(server.port).stapled for server in servers)
+        assert time.monotonic() - began < 60
+    # Never sooner than at half of a response's life, whoever it is that asks.
+    assert time.monotonic() - began > 4 * 2
+
+
+def test_a_process_that_dies_while_it_asks_does_not_keep_others_from_asking(
+    s_server, issue, responder, stored
+):
+    leaf = issue(behaviour=r.hanging())
+    server = s_server(leaf, environment=stored)
+    wait_until(lambda: responder.count(leaf) == 1)
+    os.kill(server.pid, signal.SIGKILL)
+    responder.answer(leaf, r.good())
+    server = s_server(leaf, environment=stored)
+    assert handshake(server.port).stapled
+
+
+def test_what_is_stored_is_the_response_as_openssl_reads_it(warm, store):
+    command = ["openssl", "ocsp", "-respin", file_of(store), "-issuer", warm.authority.file]
+    command += ["-cert", warm.certificate_file, "-CAfile", warm.authority.root.file, "-no_nonce"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"{warm.certificate_file}: good" in ran.stdout, ran.stderr
+    assert file_of(store).stat().st_mode & 0o777 == 0o644
+    assert {path.suffix for path in store.iterdir() if path.name != "lock"} == {".der"}
+
+
+def _garbage(file, other):
+    file.write_bytes(b"garbage" * 100)
+
+
+def _nothing(file, other):
+    file.write_bytes(b"")
+
+
+def _torn(file, other):
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def _somebody_elses(file, other):
+    file.write_bytes(other.authority.respond(other.certificate))
+
+
+def _expired(file, other):
+    file.write_bytes(r.expired()(other).body)
+
+
+def _fifo(file, other):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _directory(file, other):
+    file.unlink()
+    file.mkdir()
+
+
+def _link(file, other):
+    target = file.with_name("target")
+    shutil.move(file, target)
+    file.symlink_to(target)
+
+
+def _endless(file, other):
+    with file.open("ab") as opened:
+        opened.truncate(1 << 30)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [_garbage, _nothing, _torn, _somebody_elses, _expired, _fifo, _directory, _link, _endless],
+    ids=lambda spoil: spoil.__name__.strip("_"),
+)
+def test_what_cannot_be_used_is_fetched_anew(
+    s_server, issue, responder, warm, store, stored, spoil, tmp_path
+):
+    spoil(file_of(store), issue("other.test"))
+    server = s_server(warm, environment=stored)
+    assert not handshake(server.port).stapled
+    responder.start()
+    assert_strict(
+        wait_until(lambda: handshake(server.port).staple), warm, tmp_path
+    )
+
+
+@needs_root
+def test_what_belongs_to_somebody_else_is_not_read(s_server, warm, store, stored):
+    os.chown(file_of(store), 65534, 65534)
+    server = s_server(warm, environment=stored)
+    assert not handshake(server.port).stapled
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_a_directory_that_others_may_write_is_refused(s_server, warm, store, stored, mode):
+    store.chmod(mode)
+    server = s_server(warm, environment=stored)
+    assert not handshake(server.port).stapled
+    assert f"OCSPRELOAD_STORE={store} is not used" in server.log()
+
+
+@pytest.fixture
+def public():
+    """A directory that other users can reach, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield pathlib.Path(directory)
+
+
+@needs_root
+def test_a_user_has_a_store_in_the_home_directory(python_server, issue, responder, public):
+    leaf = issue()
+    pem = public / "pem"
+    pem.write_bytes(leaf.pem_file.read_bytes())
+    home = public / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    more = {
+        "environment": {"OCSPRELOAD_STORE": None, "HOME": str(home)},
+        "wrapper": ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+    }
+    server = python_server(pem, **more)
+    assert handshake(server.port).stapled
+    wait_until(lambda: list((home / ".cache" / "ocspreload").glob("*.der")))
+    server.stop()
+    responder.stop()
+    assert handshake(python_server(pem, **more).port).stapled
+
+
+def test_a_revocation_is_remembered_and_not_asked_for_again(
+    s_server, issue, responder, store, stored
+):
+    leaf = issue(behaviour=r.revoked())
+    server = s_server(leaf, environment=stored)
+    assert not handshake(server.port).stapled
+    wait_until(lambda: list(store.glob("*.der")))
+    server.stop()
+    server = s_server(leaf, environment=stored)
+    assert not handshake(server.port).stapled
+    assert "revoked since" in server.log()
+    assert responder.count(leaf) == 1
+
+
+def test_an_older_response_put_there_does_not_replace_a_newer_one(
+    s_server, issue, responder, store, stored, tmp_path
+):
+    leaf = issue(behaviour=r.good(validity=6))
+    server = s_server(leaf, environment=stored)
+    newest = handshake(server.port).staple
+    old = leaf.authority.respond(leaf.certificate, this_update=-3600)
+    responder.stop()
+    file_of(store).write_bytes(old)
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        assert handshake(server.port).staple == newest
+
+
+def test_a_host_that_must_not_fetch_serves_what_others_store(
+    s_server, issue, responder, store, stored, tmp_path
+):
+    leaf = issue(behaviour=r.good(validity=8))
+    silent = s_server(leaf, environment={**stored, "OCSPRELOAD_FETCH": "off"})
+    assert not handshake(silent.port).stapled
+    assert responder.count(leaf) == 0
+    s_server(leaf, environment=stored)
+    first = wait_until(lambda: handshake(silent.port).staple)
+    assert_strict(first, leaf, tmp_path)
+    # And rereads it when it is replaced.
+    wait_until(lambda: handshake(silent.port).staple not in (first, None))
+    assert "ocspreload" not in silent.threads()
