@@ -5,6 +5,7 @@
 #include "../fetcher/descriptor.h"
 #include "../fetcher/log.h"
 #include "../fetcher/loop.h"
+#include "privileges.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -154,6 +155,7 @@ static void enter_gate(void)
 	while (atomic_load(&gate_awaited) > 0)
 		nanosleep(&moment, NULL);
 	pthread_mutex_lock(&gate);
+	privileges_follow();
 }
 
 static void leave_gate(void)

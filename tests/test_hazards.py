@@ -6,6 +6,7 @@ import subprocess
 
 import responder as answers
 import servers
+from conftest import needs_root, plain_build_only
 
 HOST = servers.BUILD / "hosts" / "tls_host"
 STORM = 200 if servers.SANITIZE else 1000
@@ -61,6 +62,18 @@ def test_a_child_inherits_no_descriptor_of_a_fetch_under_way(shim, issue):
     ran = run_host(shim, leaf, "sockets", 700, OCSPRELOAD_STARTUP_WAIT="0")
 
     assert ran.stdout == "1 sockets before, 0 in the child\n", ran.stderr
+
+
+@needs_root
+@plain_build_only
+def test_the_thread_holds_no_capability_that_the_host_has_dropped(shim, issue, responder):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    ran = run_host(shim, leaf, "capset", 3500)
+
+    # Of two threads, the permitted and the effective ones.
+    assert ran.stdout.split()[1::2] == ["0000000000000000"] * 4, ran.stdout + ran.stderr
 
 
 def test_threads_shake_hands_while_the_response_is_replaced(shim, issue, responder):

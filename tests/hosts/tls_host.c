@@ -6,12 +6,16 @@
  *                                   fork COUNT          shakes hands in COUNT children, one by one
  *                                   thread COUNT MS     shakes hands in COUNT threads for MS
  *                                   sockets MS          after MS, what does a child inherit?
+ *                                   capset MS           drops all capabilities by capset; after
+ *                                                       MS, what does each thread hold?
  *                                   traces              what a host can see of the shim
  *                                   callback            its own status callback and the getters
  *
  * Prints what it counted; the exit status is 0 unless something was wrong.
  */
+#include <dirent.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
@@ -21,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -165,6 +170,42 @@ static int run_sockets(char **arguments)
 		exit(0);
 	}
 	waitpid(child, NULL, 0);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static void print_effective(const char *thread)
+{
+	char path[300], line[256];
+	FILE *status;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%s/status", thread);
+	status = fopen(path, "r");
+	while (status && fgets(line, sizeof(line), status))
+		if (strncmp(line, "CapEff:", 7) == 0 || strncmp(line, "CapPrm:", 7) == 0)
+			fputs(line, stdout);
+	if (status)
+		fclose(status);
+}
+
+static int run_capset(char **arguments)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
+	SSL_CTX *ctx = make_server();
+	struct dirent *entry;
+	DIR *threads;
+
+	usleep(parse_number(arguments[0]) * 1000);
+	if (syscall(SYS_capset, &header, none) != 0)
+		fail("capset");
+	usleep(parse_number(arguments[0]) * 1000);
+	threads = opendir("/proc/self/task");
+	while (threads && (entry = readdir(threads)))
+		if (entry->d_name[0] != '.')
+			print_effective(entry->d_name);
+	if (threads)
+		closedir(threads);
 	SSL_CTX_free(ctx);
 	return 0;
 }
@@ -335,6 +376,7 @@ static const struct {
 	{"fork", 1, run_fork},
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
+	{"capset", 1, run_capset},
 	{"traces", 0, run_traces},
 	{"callback", 0, run_callback},
 };
