@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading a file whole.
+ * Reading a file whole, and replacing one.
  */
 #ifndef OCSPRELOAD_FILE_H
 #define OCSPRELOAD_FILE_H
@@ -12,5 +12,15 @@
  * writer of a FIFO. Returns NULL, or why it cannot be read, in words for a log line.
  */
 const char *file_read(const char *path, size_t limit, struct buffer *out);
+
+/*
+ * Puts content in the place of what is at path, for everybody to read: who reads meanwhile sees the
+ * old or the new, whole. With durable, also who reads after a power failure; that can take long.
+ * False, and errno, if it cannot; then nothing has changed.
+ */
+bool file_replace(const char *path, struct bytes content, bool durable);
+
+/* True if name is one of those that file_replace uses on its way. */
+bool file_is_temporary(const char *name);
 
 #endif

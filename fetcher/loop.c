@@ -193,6 +193,7 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 
 	if (!loop.tools.resolver)
 		return;
+	store_prune(supply->store, clock_wall() / 1000);
 	for (;;) {
 		int64_t next = begin_due(&loop);
 

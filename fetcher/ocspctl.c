@@ -25,9 +25,12 @@ static const struct command {
 	const char *usage;
 	const char *summary;
 } commands[] = {
-	{"fetch", command_fetch, "i:u:t:o:", 1,
-		"[-i ISSUER.pem] [-u URL] [-t SECONDS] [-o OUT.der] CERT.pem",
-		"ask the certificate's responders, judge the answer, write it to OUT.der"},
+	{"fetch", command_fetch, "fi:u:t:o:", 1,
+		"[-f] [-i ISSUER.pem] [-u URL] [-t SECONDS] [-o OUT.der] CERT.pem",
+		"ask the certificate's responders; a verified answer goes into the store that\n"
+		"      servers staple from (not asked while that is fresh, but for -f) or OUT.der"},
+	{"status", command_status, "i:", 1, "[-i ISSUER.pem] CERT.pem",
+		"say what the store has for a certificate"},
 	{"check", command_check, "i:a:", 2, "[-i ISSUER.pem] [-a TIME] CERT.pem RESPONSE.der",
 		"judge a response as of now, or of TIME (seconds since 1970)"},
 	{"doctor", command_doctor, "i:u:t:", 1, "[-i ISSUER.pem] [-u URL] [-t SECONDS] CERT.pem",
@@ -79,6 +82,9 @@ static bool apply_option(struct tool *tool, int option, const char *value)
 		return true;
 	case 'u':
 		tool->config.responder = value;
+		return true;
+	case 'f':
+		tool->force = true;
 		return true;
 	case 'o':
 		tool->output = value;
@@ -170,6 +176,7 @@ static int run_command(const struct command *command, int argc, char *argv[])
 
 	if (!load_config(&tool.config))
 		return EXIT_NOT_GOOD;
+	store_open(&tool.store, &tool.config);
 	operands = parse_options(&tool, command, argc, argv);
 	if (!operands)
 		return EXIT_USAGE;

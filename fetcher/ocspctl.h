@@ -10,6 +10,7 @@
 #include "fetch.h"
 #include "libcrypto.h"
 #include "ocsp.h"
+#include "store.h"
 
 #include <stdio.h>
 
@@ -18,9 +19,11 @@ enum { EXIT_GOOD = 0, EXIT_NOT_GOOD = 1, EXIT_USAGE = 2 };
 struct tool {
 	struct libcrypto crypto;
 	struct config config; /* as the shim would have it in this environment */
+	struct store store;
 
 	const char *issuer; /* -i, or NULL */
 	const char *output; /* -o, or NULL */
+	bool force;         /* -f */
 	int64_t at;         /* -a, else now: seconds since 1970 */
 };
 
@@ -59,6 +62,13 @@ bool inquiry_run(const struct tool *tool, const struct subject *subject, struct 
 
 void inquiry_free(struct inquiry *inquiry);
 
+/*
+ * Judges what the store has for a subject that has its issuer. False if it has nothing; *written is
+ * in milliseconds on the wall clock.
+ */
+bool stored_judge(const struct tool *tool, const struct subject *subject,
+	struct judgement *judgement, int64_t *written);
+
 /* Says why nothing came of it. Returns the exit code. */
 int print_failure(const char *path, const char *why);
 
@@ -69,5 +79,6 @@ int print_judgement(FILE *out, const struct judgement *judgement);
 int command_check(struct tool *tool, char **operands);
 int command_doctor(struct tool *tool, char **operands);
 int command_fetch(struct tool *tool, char **operands);
+int command_status(struct tool *tool, char **operands);
 
 #endif

@@ -2,15 +2,13 @@
 #include "ocspctl.h"
 
 #include "clock.h"
+#include "file.h"
 #include "resolve.h"
+#include "schedule.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 static enum fetch_state run_fetch(struct fetch *fetch, struct resolver *resolver)
 {
@@ -59,62 +57,28 @@ void inquiry_free(struct inquiry *inquiry)
 		resolver_free(inquiry->tools.resolver);
 }
 
-static bool write_all(int fd, struct bytes bytes)
+static bool write_stdout(struct bytes response)
 {
-	while (bytes.size > 0) {
-		ssize_t size = write(fd, bytes.data, bytes.size);
-
-		if (size < 0 && errno == EINTR)
-			continue;
-		if (size < 0)
-			return false;
-		bytes.data += size;
-		bytes.size -= (size_t)size;
-	}
-	return true;
+	return fwrite(response.data, 1, response.size, stdout) == response.size &&
+	       fflush(stdout) == 0;
 }
 
-/* By rename: a server that reads it meanwhile sees the old one or the new one, whole. */
-static bool replace_file(const char *path, struct bytes bytes)
+/* To where -o says; without it, to where servers look for it. */
+static bool write_response(
+	const struct tool *tool, const struct subject *subject, struct bytes response)
 {
-	size_t size = strlen(path) + sizeof(".XXXXXX");
-	char *temporary = malloc(size);
+	const char *path = tool->output ? tool->output : tool->store.directory[0];
 	bool done;
-	int fd;
 
-	if (!temporary)
-		return false;
-	snprintf(temporary, size, "%s.XXXXXX", path);
-	fd = mkostemp(temporary, O_CLOEXEC);
-	if (fd < 0) {
-		free(temporary);
-		return false;
-	}
-	/* Nothing in a response is secret, and the server may be another user. */
-	done = write_all(fd, bytes) && fchmod(fd, 0644) == 0 && fsync(fd) == 0;
-	done = close(fd) == 0 && done && rename(temporary, path) == 0;
-	if (!done) {
-		int saved = errno;
-
-		unlink(temporary);
-		errno = saved;
-	}
-	free(temporary);
-	return done;
-}
-
-static bool write_response(const char *path, struct bytes response)
-{
-	bool done = true;
-
-	if (!path)
-		return true;
-	if (strcmp(path, "-") == 0)
-		done = write_all(STDOUT_FILENO, response);
+	if (!tool->output)
+		done = store_write(&tool->store, subject->leaf.key, response);
+	else if (strcmp(tool->output, "-") == 0)
+		done = write_stdout(response);
 	else
-		done = replace_file(path, response);
+		done = file_replace(tool->output, response, true);
 	if (!done)
-		fprintf(stderr, "ocspctl: %s cannot be written: %s\n", path, strerror(errno));
+		fprintf(stderr, "ocspctl: %s cannot be written: %s\n", path[0] ? path : "the store",
+			strerror(errno));
 	return done;
 }
 
@@ -127,7 +91,8 @@ static const char *find_subject(const struct tool *tool, const char *path, struc
 	return why ? why : subject_find_issuer(tool, path, subject);
 }
 
-static int report(const struct tool *tool, const struct inquiry *inquiry)
+static int report(
+	const struct tool *tool, const struct subject *subject, const struct inquiry *inquiry)
 {
 	bool to_stdout = tool->output && strcmp(tool->output, "-") == 0;
 	FILE *out = to_stdout ? stderr : stdout;
@@ -139,22 +104,44 @@ static int report(const struct tool *tool, const struct inquiry *inquiry)
 		return EXIT_NOT_GOOD;
 	}
 	judgement = fetch_judgement(inquiry->fetch);
-	if (judgement.verdict == VERDICT_GOOD &&
-		!write_response(tool->output, fetch_response(inquiry->fetch)))
+	/* Servers have to know of a revocation; a file that a server staples blindly must not. */
+	if ((judgement.verdict == VERDICT_GOOD ||
+		    (judgement.verdict == VERDICT_REVOKED && !tool->output)) &&
+		!write_response(tool, subject, fetch_response(inquiry->fetch)))
 		return EXIT_NOT_GOOD;
 	return print_judgement(out, &judgement);
+}
+
+/* True if the store has an answer that it is too early to ask again for. */
+static bool is_fresh(
+	const struct tool *tool, const struct subject *subject, struct judgement *judgement)
+{
+	int64_t now = clock_wall(), written;
+
+	if (tool->output || tool->force || !stored_judge(tool, subject, judgement, &written))
+		return false;
+	if (judgement->verdict == VERDICT_REVOKED)
+		return true;
+	return judgement->verdict == VERDICT_GOOD &&
+	       schedule_refresh(written, judgement->this_update * 1000,
+		       judgement->usable_until * 1000, 0) > now;
 }
 
 int command_fetch(struct tool *tool, char **operands)
 {
 	struct inquiry inquiry = {0};
+	struct judgement judgement;
 	struct subject subject;
 	const char *why = find_subject(tool, operands[0], &subject);
 	int code;
 
+	if (!why && is_fresh(tool, &subject, &judgement)) {
+		subject_free(&subject);
+		return print_judgement(stdout, &judgement);
+	}
 	if (!why && !inquiry_run(tool, &subject, &inquiry))
 		why = "memory ran out";
-	code = why ? print_failure(operands[0], why) : report(tool, &inquiry);
+	code = why ? print_failure(operands[0], why) : report(tool, &subject, &inquiry);
 	inquiry_free(&inquiry);
 	subject_free(&subject);
 	return code;

@@ -2,8 +2,9 @@
 #include "store.h"
 
 #include "cache.h"
-#include "clock.h"
+#include "file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,7 +16,9 @@ static const char *const system_directory = "/var/cache/ocspreload";
 
 enum {
 	FILE_NAME_SIZE = 2 * CERTIFICATE_KEY_SIZE + sizeof("/.der"),
-	PATH_SIZE = STORE_PATH_SIZE + FILE_NAME_SIZE + 32,
+	PATH_SIZE = STORE_PATH_SIZE + FILE_NAME_SIZE,
+	TEMPORARY_AGE = 3600, /* seconds */
+	DEAD_AGE = 400 * 24 * 3600,
 };
 
 /* Whoever else may write there, or is asked by a link to look elsewhere, is not to be relied upon.
@@ -162,50 +165,43 @@ bool store_read(const struct store *store, const unsigned char *key, struct stor
 	return false;
 }
 
-static bool write_all(int fd, struct bytes bytes)
-{
-	while (bytes.size > 0) {
-		ssize_t written = write(fd, bytes.data, bytes.size);
-
-		if (written < 0 && errno == EINTR)
-			continue;
-		if (written <= 0)
-			return false;
-		bytes.data += written;
-		bytes.size -= (size_t)written;
-	}
-	return true;
-}
-
 bool store_write(const struct store *store, const unsigned char *key, struct bytes response)
 {
-	char path[PATH_SIZE], temporary[PATH_SIZE], suffix[32];
-	bool done;
-	int fd, error;
+	char path[PATH_SIZE];
 
 	if (!store->writable) {
 		errno = EROFS;
 		return false;
 	}
-	snprintf(suffix, sizeof(suffix), ".%d.tmp", (int)getpid());
 	make_path(path, store->directory[0], key, ".der");
-	make_path(temporary, store->directory[0], key, suffix);
-	/* Left by a process of the same number that was killed. */
-	unlink(temporary);
-	fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-	if (fd < 0)
+	/* Not durable: what a power failure spoils is fetched again. */
+	return file_replace(path, response, false);
+}
+
+/* What nobody has refreshed for longer than any response lives, and what a killed writer left. */
+static bool is_dead(const char *name, const struct stat *is, int64_t now)
+{
+	const char *ending = strrchr(name, '.');
+	int64_t age = now - (int64_t)is->st_mtim.tv_sec;
+
+	if (!S_ISREG(is->st_mode) || !ending)
 		return false;
-	/* The host's umask is the host's; a response is public. */
-	done = write_all(fd, response) && fchmod(fd, 0644) == 0;
-	error = errno;
-	close(fd);
-	if (done && rename(temporary, path) == 0)
-		return true;
-	if (done)
-		error = errno;
-	unlink(temporary);
-	errno = error;
-	return false;
+	return file_is_temporary(name) ? age > TEMPORARY_AGE
+				       : strcmp(ending, ".der") == 0 && age > DEAD_AGE;
+}
+
+void store_prune(const struct store *store, int64_t now)
+{
+	DIR *directory = store->writable ? opendir(store->directory[0]) : NULL;
+	struct dirent *entry;
+	struct stat is;
+
+	while (directory && (entry = readdir(directory)) != NULL)
+		if (fstatat(dirfd(directory), entry->d_name, &is, AT_SYMLINK_NOFOLLOW) == 0 &&
+			is_dead(entry->d_name, &is, now))
+			unlinkat(dirfd(directory), entry->d_name, 0);
+	if (directory)
+		closedir(directory);
 }
 
 /* One byte of the lock file; two certificates may share it, at the price of a short wait. */

@@ -47,6 +47,9 @@ bool store_read(const struct store *store, const unsigned char *key, struct stor
  */
 bool store_write(const struct store *store, const unsigned char *key, struct bytes response);
 
+/* Removes what has long been dead. now in seconds since 1970. */
+void store_prune(const struct store *store, int64_t now);
+
 /*
  * Takes the right to fetch for a certificate. False if another process has it. True, too, where
  * there can be no lock (no store that this process may write): then lock->number is -1, and all is

@@ -8,6 +8,7 @@ import subprocess
 import ca
 import pytest
 import responder as behaviours
+from client import handshake
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID as Access
 from servers import BUILD
@@ -15,7 +16,10 @@ from support import free_port
 
 
 @pytest.fixture
-def ocspctl(authority):
+def ocspctl(authority, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    store.chmod(0o755)
+
     def run(*arguments, **environment):
         """Finds the test's authority in the system's trust store, as it were."""
         inherited = {
@@ -24,6 +28,7 @@ def ocspctl(authority):
             if not name.startswith("OCSPRELOAD") and not name.endswith("_proxy")
         }
         inherited["SSL_CERT_FILE"] = str(authority.file)
+        inherited["OCSPRELOAD_STORE"] = str(store)
         result = subprocess.run(
             [str(BUILD / "ocspctl"), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -141,6 +146,38 @@ def test_fetch_leaves_the_old_file_when_the_answer_is_not_good(
     assert words in one_line(ocspctl("fetch", "-o", out, leaf.chain_file), 1)
     assert out.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["out.der"]
+
+
+def test_fetch_puts_the_response_where_servers_take_it_from(
+    ocspctl, issue, responder, s_server, tmp_path
+):
+    leaf = issue()
+    stored = {"OCSPRELOAD_STORE": str(tmp_path / "store")}
+    assert "nothing is stored" in one_line(ocspctl("status", leaf.chain_file, **stored), 1)
+    assert one_line(ocspctl("fetch", leaf.chain_file, **stored), 0).startswith("good: usable ")
+    assert ": good: usable " in one_line(ocspctl("status", leaf.chain_file, **stored), 0)
+    server = s_server(leaf, environment={**stored, "OCSPRELOAD_FETCH": "off"})
+    assert handshake(server.port).stapled
+    assert responder.count(leaf) == 1
+
+
+def test_fetch_does_not_ask_for_what_is_fresh_unless_it_must(ocspctl, issue, responder):
+    leaf = issue()
+    for arguments, count in (([], 1), ([], 1), (["-f"], 2)):
+        line = one_line(ocspctl("fetch", *arguments, leaf.chain_file), 0)
+        assert line.startswith("good: usable ")
+        assert responder.count(leaf) == count
+
+
+def test_fetch_tells_servers_of_a_revocation(ocspctl, issue, responder, s_server, tmp_path):
+    leaf = issue()
+    stored = {"OCSPRELOAD_STORE": str(tmp_path / "store")}
+    assert one_line(ocspctl("fetch", leaf.chain_file, **stored), 0).startswith("good: usable ")
+    responder.answer(leaf, behaviours.revoked())
+    assert one_line(ocspctl("fetch", "-f", leaf.chain_file, **stored), 1).startswith("revoked: ")
+    assert "revoked: " in one_line(ocspctl("status", leaf.chain_file, **stored), 1)
+    server = s_server(leaf, environment={**stored, "OCSPRELOAD_FETCH": "off"})
+    assert not handshake(server.port).stapled
 
 
 def test_fetch_asks_the_responders_in_the_certificates_order(ocspctl, issue, responder):

@@ -261,3 +261,15 @@ def test_a_host_that_must_not_fetch_serves_what_others_store(
     # And rereads it when it is replaced.
     wait_until(lambda: handshake(silent.port).staple not in (first, None))
     assert "ocspreload" not in silent.threads()
+
+
+def test_what_is_long_dead_is_removed(s_server, issue, store, stored):
+    old, recent, torn, foreign = (store / name for name in ("a.der", "b.der", "c.der.tmp-aaaaaa", "d.txt"))
+    for file in (old, recent, torn, foreign):
+        file.write_text("")
+        os.utime(file, (0, 0))
+    os.utime(recent)
+    server = s_server(issue(), environment=stored)
+    assert handshake(server.port).stapled
+    wait_until(lambda: not old.exists())
+    assert recent.exists() and foreign.exists() and not torn.exists()
