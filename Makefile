@@ -41,7 +41,9 @@ cflags += -Werror
 endif
 
 so_ldflags := -shared -Wl,-soname,libocspreload.so -Wl,--version-script=shim/exports.map
-so_ldflags += -Wl,--exclude-libs,ALL -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete
+# Lazy binding: to bind a hundred functions at once would double the work of starting a program that
+# never uses one of them (make bench).
+so_ldflags += -Wl,--exclude-libs,ALL -Wl,-z,lazy -Wl,-z,relro -Wl,-z,nodelete
 ifeq ($(SANITIZE),)
 so_ldflags += -Wl,-z,defs
 else
@@ -90,10 +92,11 @@ $(obj)/%.o: %.c $(obj)/flags
 
 # Rewritten only when the compiler or a flag changes, so that objects of two kinds never mix.
 compile := $(CC) $(cppflags) $(CPPFLAGS) $(cflags) $(CFLAGS)
+flags := $(compile) $(so_ldflags) $(LDFLAGS)
 $(obj)/flags: FORCE
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(subst ','\'',$(compile))' | cmp -s - $@ || \
-		printf '%s\n' '$(subst ','\'',$(compile))' > $@
+	@printf '%s\n' '$(subst ','\'',$(flags))' | cmp -s - $@ || \
+		printf '%s\n' '$(subst ','\'',$(flags))' > $@
 
 libcares.a:
 	@echo "libcares.a is not installed: 'make deps' installs it, CARES_A= names another" >&2; \
@@ -146,10 +149,15 @@ test:
 demo:
 	@scripts/demo
 
+# What the shim costs, in instructions.
+bench: all unit
+	scripts/deps test
+	@OCSPRELOAD_BUILD=$(BUILD) scripts/bench
+
 c_files = $(wildcard shim/*.[ch] fetcher/*.[ch] tests/*.[ch] tests/*/*.[ch])
 c_sources = $(filter %.c,$(c_files))
 shell_files = scripts/deps scripts/demo scripts/ocspreload .ci/run
-python_files = $(wildcard tests/*.py tests/*/*.py) scripts/demo-responder
+python_files = $(wildcard tests/*.py tests/*/*.py) scripts/bench scripts/demo-responder
 
 # What must not be called in a stranger's process: see CONTRIBUTING.md.
 unwanted := abort|exit|assert|printf|getaddrinfo|gethostby[a-z_]+|localtime(_r)?|gmtime(_r)?
@@ -192,6 +200,7 @@ help:
 	@echo 'make SANITIZE=address,undefined the same with ASan and UBSan, in build/asan'
 	@echo 'make SANITIZE=thread            the same with TSan, in build/tsan'
 	@echo 'make demo                       nginx without and with stapling, side by side'
+	@echo 'make bench                      what the shim costs a host, in instructions'
 	@echo 'make test                       install what is missing, test all three builds'
 	@echo 'make check                      test one build; TESTS=tests/test_x.py PYTEST_ARGS=-x'
 	@echo 'make unit, make run-unit        build, run the unit tests alone'
@@ -205,4 +214,4 @@ help:
 
 FORCE:
 .DELETE_ON_ERROR:
-.PHONY: all unit run-unit deps check test demo lint install uninstall clean help FORCE
+.PHONY: all unit run-unit deps check test demo bench lint install uninstall clean help FORCE

@@ -3,6 +3,7 @@
  * A server process reduced to what can go wrong in it: it shakes hands with itself in memory.
  *
  * usage: tls_host CHAIN.pem KEY.pem exit MICROSECONDS   loads, sleeps, returns from main
+ *                                   handshake COUNT     shakes hands, one after the other
  *                                   fork COUNT          shakes hands in COUNT children, one by one
  *                                   thread COUNT MS     shakes hands in COUNT threads for MS
  *                                   sockets MS          after MS, what does a child inherit?
@@ -115,6 +116,18 @@ static int run_exit(char **arguments)
 
 	usleep(parse_number(arguments[0]));
 	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static int run_handshake(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+	unsigned count = parse_number(arguments[0]), stapled = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		stapled += shake_hands(ctx) > 0;
+	SSL_CTX_free(ctx);
+	printf("%u stapled\n", stapled);
 	return 0;
 }
 
@@ -373,6 +386,7 @@ static const struct {
 	int (*run)(char **arguments);
 } commands[] = {
 	{"exit", 1, run_exit},
+	{"handshake", 1, run_handshake},
 	{"fork", 1, run_fork},
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
