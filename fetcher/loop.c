@@ -139,35 +139,40 @@ static int64_t begin_due(struct loop *loop)
 static void poll_outside(struct loop *loop, struct pollfd *fds, size_t count, int timeout)
 {
 	loop->gate->leave();
-	poll(fds, count, timeout);
+	if (poll(fds, count, timeout) < 0)
+		/* Never to be a busy loop: what came is seen by the steps that follow anyway. */
+		poll(NULL, 0, timeout < 1 ? 1 : timeout);
 	loop->gate->enter();
 }
 
+/*
+ * Only what is in flight: poll refuses an array longer than RLIMIT_NOFILE, however many of its
+ * entries are unused.
+ */
 static void step_flights(struct loop *loop)
 {
 	struct pollfd fds[FETCHES + RESOLVER_FDS];
+	struct flight *flights[FETCHES];
 	int64_t now = clock_steady();
 	int timeout = LONGEST_POLL;
-	size_t resolver_count;
+	size_t count = 0, resolver_count;
 
 	for (size_t i = 0; i < FETCHES; i++) {
-		fds[i] = (struct pollfd){-1, 0, 0};
-		if (loop->flights[i].slot)
-			fds[i] = fetch_poll(loop->flights[i].fetch, now, &timeout);
-	}
-	resolver_count = resolver_poll(loop->tools.resolver, fds + FETCHES, RESOLVER_FDS, &timeout);
-	poll_outside(loop, fds, FETCHES + resolver_count, timeout);
-	resolver_step(loop->tools.resolver, fds + FETCHES, resolver_count);
-	now = clock_steady();
-	for (size_t i = 0; i < FETCHES; i++) {
-		struct flight *flight = &loop->flights[i];
-		enum fetch_state state;
-
-		if (!flight->slot)
+		if (!loop->flights[i].slot)
 			continue;
-		state = fetch_step(flight->fetch, fds[i].revents, now, clock_wall());
+		flights[count] = &loop->flights[i];
+		fds[count++] = fetch_poll(loop->flights[i].fetch, now, &timeout);
+	}
+	resolver_count = resolver_poll(loop->tools.resolver, fds + count, RESOLVER_FDS, &timeout);
+	poll_outside(loop, fds, count + resolver_count, timeout);
+	resolver_step(loop->tools.resolver, fds + count, resolver_count);
+	now = clock_steady();
+	for (size_t i = 0; i < count; i++) {
+		enum fetch_state state =
+			fetch_step(flights[i]->fetch, fds[i].revents, now, clock_wall());
+
 		if (state != FETCH_RUNNING)
-			land(loop, flight, state);
+			land(loop, flights[i], state);
 		pause_work(loop);
 	}
 }

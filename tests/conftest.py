@@ -117,6 +117,14 @@ def late_chain_server(_starter):
     return _starter(servers.LateChainServer)
 
 
+@pytest.fixture
+def public():
+    """A directory that other users can reach, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield pathlib.Path(directory)
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 plain_build_only = pytest.mark.skipif(
     bool(servers.SANITIZE), reason="sanitizers bring libraries and memory of their own"

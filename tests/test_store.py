@@ -2,11 +2,9 @@
 """Responses on disk: restarts, strangers, and processes that know nothing of each other."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 
 import pytest
@@ -190,14 +188,6 @@ def test_a_directory_that_others_may_write_is_refused(s_server, warm, store, sto
     server = s_server(warm, environment=stored)
     assert not handshake(server.port).stapled
     assert f"OCSPRELOAD_STORE={store} is not used" in server.log()
-
-
-@pytest.fixture
-def public():
-    """A directory that other users can reach, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
-        yield pathlib.Path(directory)
 
 
 @needs_root

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Hosts that are short of something."""
+
+import types
+
+import pytest
+from client import handshake
+from conftest import needs_root, plain_build_only
+
+
+@plain_build_only
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        ["prlimit", "--nofile=8"],
+        ["prlimit", "--as=60000000"],
+        ["sh", "-c", 'exec "$@" 2>&-', "sh"],
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"],
+    ],
+    ids=["descriptors", "address space", "no standard error", "no standard descriptors"],
+)
+def test_a_host_with_little_is_stapled_all_the_same(s_server, issue, responder, wrapper):
+    leaf = issue()
+    server = s_server(leaf, wrapper=wrapper)
+    assert handshake(server.port).stapled
+    assert responder.count(leaf) == 1
+
+
+@plain_build_only
+@pytest.mark.parametrize("limit", ["--nofile=5", "--as=24000000"])
+def test_a_host_with_too_little_shakes_hands_as_it_would(s_server, issue, limit):
+    server = s_server(issue(), wrapper=["prlimit", limit])
+    for _ in range(3):
+        assert not handshake(server.port).stapled
+
+
+@needs_root
+@plain_build_only
+def test_a_host_that_may_have_no_thread_says_so_once_and_goes_on(s_server, issue, public):
+    leaf = issue()
+    files = ("certificate_file", "key_file", "chain_file")
+    readable = types.SimpleNamespace(**{file: public / file for file in files})
+    for file in files:
+        (public / file).write_bytes(getattr(leaf, file).read_bytes())
+    # A user of its own, whose processes nobody else counts.
+    user = ["setpriv", "--reuid=64999", "--regid=64999", "--clear-groups"]
+    server = s_server(readable, wrapper=["prlimit", "--nproc=1", *user])
+    for _ in range(3):
+        assert not handshake(server.port).stapled
+    (line,) = server.shim_lines("warning")
+    assert "no thread can be started in this process" in line
