@@ -8,22 +8,30 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-	SLOTS = 16384,
-	ISSUERS = 4096,
-	BUCKETS = 16384,        /* a power of two */
 	COMMON_CAPACITY = 4096, /* holds nearly every response there is */
+	/* A host with a limit on its address space keeps this share of it, and more, for itself. */
+	LEAST_SHARE = 8,
 };
 
 /* Address space, not memory: pages come into being when they are written. */
-static const size_t sizes[] = {(size_t)128 << 20, (size_t)32 << 20, (size_t)12 << 20};
+static const struct extent {
+	size_t size;
+	uint32_t slots; /* as many buckets */
+	uint32_t issuers;
+} extents[] = {
+	{(size_t)128 << 20, 16384, 4096},
+	{(size_t)16 << 20, 2048, 512},
+	{(size_t)2 << 20, 256, 64},
+};
 
 struct cache {
-	size_t size;
+	struct extent extent;
 	_Atomic uint32_t news;     /* futex of the leader */
 	_Atomic uint32_t progress; /* futex of those who wait for a first answer */
 	uint32_t news_seen;        /* the leader's own */
@@ -36,9 +44,9 @@ struct cache {
 	_Atomic uint32_t slot_count;
 	_Atomic uint32_t issuer_count;
 	size_t used;
-	_Atomic(struct slot *) buckets[BUCKETS];
-	struct slot slots[SLOTS];
-	struct issuer_entry issuers[ISSUERS];
+	_Atomic(struct slot *) *buckets;
+	struct slot *slots;
+	struct issuer_entry *issuers;
 	_Alignas(8) unsigned char arena[];
 };
 
@@ -88,19 +96,51 @@ static void futex_wake(_Atomic uint32_t *word)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
+/* Under add. What a dead writer had taken is lost, no more. */
+static void *arena_take(struct cache *cache, size_t size)
+{
+	size_t room = cache->extent.size - sizeof(*cache) - cache->used;
+	void *memory = cache->arena + cache->used;
+
+	size = (size + 7) & ~(size_t)7;
+	if (size > room)
+		return NULL;
+	cache->used += size;
+	return memory;
+}
+
+/* The largest that the kernel grants and that leaves the host enough. */
+static struct cache *map_extent(struct extent *extent)
+{
+	struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+
+	getrlimit(RLIMIT_AS, &limit);
+	for (size_t i = 0; i < sizeof(extents) / sizeof(*extents); i++) {
+		void *memory;
+
+		*extent = extents[i];
+		if (limit.rlim_cur != RLIM_INFINITY && extent->size > limit.rlim_cur / LEAST_SHARE)
+			continue;
+		memory = mmap(NULL, extent->size, PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (memory != MAP_FAILED)
+			return memory;
+	}
+	errno = ENOMEM;
+	return NULL;
+}
+
 struct cache *cache_create(void)
 {
-	struct cache *cache = MAP_FAILED;
-	size_t size = 0;
+	struct extent extent;
+	struct cache *cache = map_extent(&extent);
 
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes) && cache == MAP_FAILED; i++) {
-		size = sizes[i];
-		cache = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	}
-	if (cache == MAP_FAILED)
+	if (!cache)
 		return NULL;
-	cache->size = size;
+	cache->extent = extent;
+	cache->buckets = arena_take(cache, extent.slots * sizeof(*cache->buckets));
+	cache->slots = arena_take(cache, extent.slots * sizeof(*cache->slots));
+	cache->issuers = arena_take(cache, extent.issuers * sizeof(*cache->issuers));
 	if (!mutex_init(&cache->leader) || !mutex_init(&cache->standby) ||
 		!mutex_init(&cache->add)) {
 		cache_destroy(cache);
@@ -111,20 +151,7 @@ struct cache *cache_create(void)
 
 void cache_destroy(struct cache *cache)
 {
-	munmap(cache, cache->size);
-}
-
-/* Under add. What a dead writer had taken is lost, no more. */
-static void *arena_take(struct cache *cache, size_t size)
-{
-	size_t room = cache->size - sizeof(*cache) - cache->used;
-	void *memory = cache->arena + cache->used;
-
-	size = (size + 7) & ~(size_t)7;
-	if (size > room)
-		return NULL;
-	cache->used += size;
-	return memory;
+	munmap(cache, cache->extent.size);
 }
 
 static bool arena_copy(struct cache *cache, struct bytes from, struct bytes *to)
@@ -146,18 +173,18 @@ static const char *arena_text(struct cache *cache, const char *text)
 	return arena_copy(cache, from, &copy) ? (const char *)copy.data : NULL;
 }
 
-static size_t bucket_of(const unsigned char *key)
+static size_t bucket_of(const struct cache *cache, const unsigned char *key)
 {
 	uint32_t start;
 
 	memcpy(&start, key, sizeof(start));
-	return start % BUCKETS;
+	return start % cache->extent.slots;
 }
 
 struct slot *cache_find(const struct cache *cache, const unsigned char *key)
 {
 	struct slot *slot =
-		atomic_load_explicit(&cache->buckets[bucket_of(key)], memory_order_acquire);
+		atomic_load_explicit(&cache->buckets[bucket_of(cache, key)], memory_order_acquire);
 
 	while (slot && memcmp(slot->key, key, CERTIFICATE_KEY_SIZE) != 0)
 		slot = slot->next_in_bucket;
@@ -169,11 +196,12 @@ static struct slot *slot_make(struct cache *cache, const struct certificate *cer
 	const char *responders, int64_t now)
 {
 	uint32_t count = atomic_load(&cache->slot_count);
-	size_t bucket = bucket_of(certificate->key);
-	struct slot *slot = &cache->slots[count];
+	size_t bucket = bucket_of(cache, certificate->key);
+	struct slot *slot;
 
-	if (count == SLOTS)
+	if (count == cache->extent.slots)
 		return NULL;
+	slot = &cache->slots[count];
 	memcpy(slot->key, certificate->key, sizeof(slot->key));
 	memcpy(slot->issuer_name, certificate->issuer, sizeof(slot->issuer_name));
 	slot->responders = arena_text(cache, responders);
@@ -222,9 +250,10 @@ static const struct issuer_entry *issuer_make(
 	struct cache *cache, const struct certificate *certificate)
 {
 	uint32_t count = atomic_load(&cache->issuer_count);
-	struct issuer_entry *entry = &cache->issuers[count];
+	struct issuer_entry *entry = cache->issuers + count;
 
-	if (count == ISSUERS || !arena_copy(cache, buffer_bytes(&certificate->der), &entry->der))
+	if (count == cache->extent.issuers ||
+		!arena_copy(cache, buffer_bytes(&certificate->der), &entry->der))
 		return NULL;
 	memcpy(entry->key, certificate->key, sizeof(entry->key));
 	memcpy(entry->subject, certificate->subject, sizeof(entry->subject));
