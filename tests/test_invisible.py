@@ -71,9 +71,11 @@ def test_the_library_needs_libc_alone():
 
 
 @plain_build_only
-def test_the_library_needs_no_executable_stack_and_is_bound_at_start():
+def test_the_library_needs_no_executable_stack_and_is_bound_as_it_is_used():
     output = subprocess.check_output(["readelf", "-dlW", str(LIBRARY)], text=True)
-    assert re.search(r"GNU_STACK.* RW ", output) and "GNU_RELRO" in output and "NOW" in output
+    assert re.search(r"GNU_STACK.* RW ", output) and "GNU_RELRO" in output
+    # Every program that starts would pay for binding at once (make bench).
+    assert "NOW" not in output
 
 
 @pytest.mark.parametrize("usage", [None, "client", "client server"])
