@@ -12,7 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ENDPOINT_SIZE = INET6_ADDRSTRLEN + sizeof("[]:65535") };
+enum {
+	ENDPOINT_SIZE = INET6_ADDRSTRLEN + sizeof("[]:65535"),
+	/* exchange_poll has one descriptor to give; while several race, the others wait so long. */
+	RACE_TICK = 20,
+};
 
 struct exchange {
 	enum exchange_state state;
@@ -20,11 +24,15 @@ struct exchange {
 	int64_t started, deadline;
 	struct url peer;
 	bool resolved;
+	bool restricted;
+	enum address_kind allowed; /* restricted: beside the public ones */
 	struct addresses addresses;
-	size_t next; /* address to try */
-	struct descriptor socket;
-	int64_t connect_deadline;
-	char endpoint[ENDPOINT_SIZE]; /* the address in use, for words */
+	struct descriptor sockets[RESOLVE_ADDRESSES]; /* those that race, by address */
+	size_t next;                                  /* address to try */
+	int64_t next_at;                              /* when, if none fails before */
+	struct descriptor *socket;                    /* of the address that won; else NULL */
+	enum address_kind kind;                       /* of that address */
+	char endpoint[ENDPOINT_SIZE]; /* the address that was turned to last, for words */
 	struct buffer request;
 	size_t sent;
 	struct http_reader reader;
@@ -47,10 +55,18 @@ static void set_why(struct exchange *exchange, const char *format, ...)
 	va_end(arguments);
 }
 
-/* The one place where a connection ends. */
+/* The one place where a connection ends; but is spared. */
+static void close_sockets(struct exchange *exchange, const struct descriptor *but)
+{
+	for (size_t i = 0; i < RESOLVE_ADDRESSES; i++)
+		if (&exchange->sockets[i] != but)
+			descriptor_close(&exchange->sockets[i]);
+}
+
 static void finish(struct exchange *exchange, enum exchange_state state)
 {
-	descriptor_close(&exchange->socket);
+	close_sockets(exchange, NULL);
+	exchange->socket = NULL;
 	exchange->state = state;
 }
 
@@ -101,8 +117,9 @@ static void fail_late(struct exchange *exchange)
  * Connecting
  */
 
-static void describe_endpoint(struct exchange *exchange, const struct sockaddr_storage *address)
+static void describe_endpoint(struct exchange *exchange, size_t i)
 {
+	const struct sockaddr_storage *address = &exchange->addresses.list[i].address;
 	const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
 	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
 	bool is_v6 = address->ss_family == AF_INET6;
@@ -115,78 +132,135 @@ static void describe_endpoint(struct exchange *exchange, const struct sockaddr_s
 		exchange->peer.port);
 }
 
-static void describe_refusal(struct exchange *exchange, int error)
+/* How the address at i failed, and that the next may start at once. */
+static void take_refusal(struct exchange *exchange, size_t i, int error, int64_t now)
 {
 	size_t count = exchange->addresses.count;
 	char others[48] = "";
 
+	descriptor_close(&exchange->sockets[i]);
+	exchange->next_at = now;
+	describe_endpoint(exchange, i);
 	if (count > 1)
 		snprintf(others, sizeof(others), ", the last of %zu addresses", count);
 	if (error == ECONNREFUSED)
 		set_why(exchange, "connection refused by %s%s", exchange->endpoint, others);
 	else if (error == ETIMEDOUT)
 		set_why(exchange, "no connection in time with %s%s", exchange->endpoint, others);
+	else if (error == EBADF)
+		set_why(exchange, "the connection with %s was closed by this program",
+			exchange->endpoint);
 	else
 		set_why(exchange, "no connection with %s%s: %s", exchange->endpoint, others,
 			strerror(error));
 }
 
-/*
- * An address that leads nowhere is silent: each but the last gets half of what is left of the time,
- * so that there is always some for the next.
- */
 static void connect_next(struct exchange *exchange, int64_t now)
 {
 	size_t i = exchange->next++;
-	const struct sockaddr_storage *address = &exchange->addresses.list[i].address;
-	bool last = i + 1 == exchange->addresses.count;
+	const struct sockaddr *address =
+		(const struct sockaddr *)&exchange->addresses.list[i].address;
+	struct descriptor *socket = &exchange->sockets[i];
 
-	describe_endpoint(exchange, address);
-	exchange->connect_deadline =
-		last ? exchange->deadline : now + (exchange->deadline - now) / 2;
-	if (!descriptor_open(&exchange->socket, address->ss_family, SOCK_STREAM, 0)) {
-		describe_refusal(exchange, errno);
-		return;
-	}
-	if (connect(exchange->socket.number, (const struct sockaddr *)address,
-		    exchange->addresses.list[i].size) == 0 ||
-		errno == EINPROGRESS || errno == EINTR)
-		return;
-	describe_refusal(exchange, errno);
-	descriptor_close(&exchange->socket);
+	describe_endpoint(exchange, i);
+	exchange->next_at = now + EXCHANGE_HEAD_START;
+	if (!descriptor_open(socket, address->sa_family, SOCK_STREAM, 0) ||
+		(connect(socket->number, address, exchange->addresses.list[i].size) != 0 &&
+			errno != EINPROGRESS && errno != EINTR))
+		take_refusal(exchange, i, errno, now);
 }
 
-/* From the address at hand, if any, to the next one that does not fail at once. */
-static void connect_any(struct exchange *exchange, int64_t now)
+/* What has become of the attempt at i: 0 if it is connected, EINPROGRESS, or why it failed. */
+static int attempt_result(struct exchange *exchange, size_t i)
 {
-	exchange->state = EXCHANGE_CONNECTING;
-	descriptor_close(&exchange->socket);
-	while (exchange->socket.number < 0 && exchange->next < exchange->addresses.count)
-		connect_next(exchange, now);
-	if (exchange->socket.number < 0)
-		fail(exchange);
-}
-
-/* True if there was progress. */
-static bool step_connecting(struct exchange *exchange, short revents, int64_t now)
-{
+	struct pollfd fd = {exchange->sockets[i].number, POLLOUT, 0};
 	int error = 0;
 	socklen_t size = sizeof(error);
 
-	if (revents == 0) {
-		if (now < exchange->connect_deadline || now >= exchange->deadline)
-			return false;
-		error = ETIMEDOUT;
-	} else if (getsockopt(exchange->socket.number, SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
-		error = errno;
+	if (!descriptor_check(&exchange->sockets[i]))
+		return EBADF;
+	if (poll(&fd, 1, 0) <= 0)
+		return EINPROGRESS;
+	return getsockopt(fd.fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+}
+
+static void take_winner(struct exchange *exchange, size_t i)
+{
+	struct address address = address_of(&exchange->addresses.list[i].address);
+
+	exchange->socket = &exchange->sockets[i];
+	exchange->kind = address_kind(&address);
+	close_sockets(exchange, exchange->socket);
+	describe_endpoint(exchange, i);
+	exchange->state = EXCHANGE_SENDING;
+}
+
+/* How many are still racing, or 0 with a winner. */
+static size_t take_results(struct exchange *exchange, int64_t now)
+{
+	size_t racing = 0;
+
+	for (size_t i = 0; i < exchange->next; i++) {
+		int result;
+
+		if (exchange->sockets[i].number < 0)
+			continue;
+		result = attempt_result(exchange, i);
+		if (result == 0) {
+			take_winner(exchange, i);
+			return 0;
+		}
+		if (result == EINPROGRESS)
+			racing++;
+		else
+			take_refusal(exchange, i, result, now);
 	}
-	if (error == 0) {
-		exchange->state = EXCHANGE_SENDING;
+	return racing;
+}
+
+/* True if there was progress. */
+static bool step_connecting(struct exchange *exchange, int64_t now)
+{
+	size_t racing = take_results(exchange, now);
+
+	if (exchange->socket)
 		return true;
+	while (exchange->next < exchange->addresses.count &&
+		(racing == 0 || now >= exchange->next_at)) {
+		connect_next(exchange, now);
+		racing += exchange->sockets[exchange->next - 1].number >= 0;
 	}
-	describe_refusal(exchange, error);
-	connect_any(exchange, now);
+	if (racing == 0)
+		fail(exchange);
 	return false;
+}
+
+/* A name on the network must not lead a request to where only this machine can send it. */
+static void drop_forbidden(struct exchange *exchange)
+{
+	struct addresses *addresses = &exchange->addresses;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < addresses->count; i++) {
+		struct address address = address_of(&addresses->list[i].address);
+		enum address_kind kind = address_kind(&address);
+
+		if (kind == ADDRESS_PUBLIC || kind == exchange->allowed)
+			addresses->list[kept++] = addresses->list[i];
+	}
+	if (kept == 0 && addresses->count > 0)
+		set_why(exchange,
+			"%s has but loopback, private or link-local addresses, where a redirect "
+			"must not lead",
+			exchange->peer.host);
+	addresses->count = kept;
+}
+
+static void begin_connecting(struct exchange *exchange)
+{
+	if (exchange->restricted)
+		drop_forbidden(exchange);
+	exchange->state = EXCHANGE_CONNECTING;
 }
 
 /*
@@ -200,7 +274,7 @@ static bool would_block(int error)
 
 static bool step_sending(struct exchange *exchange)
 {
-	ssize_t sent = send(exchange->socket.number, exchange->request.data + exchange->sent,
+	ssize_t sent = send(exchange->socket->number, exchange->request.data + exchange->sent,
 		exchange->request.size - exchange->sent, MSG_NOSIGNAL);
 
 	if (sent < 0 && errno == EINTR)
@@ -228,7 +302,7 @@ static void take_reader_state(struct exchange *exchange, enum http_state state)
 static bool step_receiving(struct exchange *exchange)
 {
 	unsigned char input[4096];
-	ssize_t size = recv(exchange->socket.number, input, sizeof(input), 0);
+	ssize_t size = recv(exchange->socket->number, input, sizeof(input), 0);
 
 	if (size < 0 && errno == EINTR)
 		return true;
@@ -273,7 +347,8 @@ struct exchange *exchange_start(
 	exchange->started = clock_steady();
 	exchange->deadline = deadline;
 	exchange->peer = *peer;
-	exchange->socket.number = -1;
+	for (size_t i = 0; i < RESOLVE_ADDRESSES; i++)
+		exchange->sockets[i].number = -1;
 	http_reader_init(&exchange->reader, EXCHANGE_LIMIT);
 	if (!buffer_append(&exchange->request, request.data, request.size)) {
 		free(exchange);
@@ -283,31 +358,59 @@ struct exchange *exchange_start(
 	return exchange;
 }
 
+void exchange_restrict(struct exchange *exchange, enum address_kind kind)
+{
+	exchange->restricted = true;
+	exchange->allowed = kind;
+}
+
 void exchange_free(struct exchange *exchange)
 {
 	if (!exchange)
 		return;
 	if (!exchange->resolved)
 		resolver_cancel(exchange->resolver, exchange);
-	descriptor_close(&exchange->socket);
+	close_sockets(exchange, NULL);
 	http_reader_free(&exchange->reader);
 	buffer_free(&exchange->request);
 	free(exchange);
 }
 
-static int64_t next_timer(const struct exchange *exchange, int64_t now)
+/* The one that began last, since those before are the more likely to stay silent; NULL: none. */
+static const struct descriptor *last_racing(const struct exchange *exchange, size_t *racing)
 {
+	const struct descriptor *last = NULL;
+
+	*racing = 0;
+	for (size_t i = 0; i < exchange->next; i++) {
+		if (exchange->sockets[i].number < 0)
+			continue;
+		last = &exchange->sockets[i];
+		(*racing)++;
+	}
+	return last;
+}
+
+static int64_t next_timer(const struct exchange *exchange, size_t racing, int64_t now)
+{
+	int64_t next = exchange->deadline;
+
 	if (is_over(exchange) || (exchange->state == EXCHANGE_RESOLVING && exchange->resolved))
 		return now;
-	if (exchange->state == EXCHANGE_CONNECTING &&
-		exchange->connect_deadline < exchange->deadline)
-		return exchange->connect_deadline;
-	return exchange->deadline;
+	if (exchange->state != EXCHANGE_CONNECTING)
+		return next;
+	if (exchange->next < exchange->addresses.count && exchange->next_at < next)
+		next = exchange->next_at;
+	if (racing != 1 && now + RACE_TICK < next)
+		next = now + RACE_TICK;
+	return next;
 }
 
 struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *timeout)
 {
-	int64_t wait = next_timer(exchange, now) - now;
+	size_t racing;
+	const struct descriptor *socket = last_racing(exchange, &racing);
+	int64_t wait = next_timer(exchange, racing, now) - now;
 	bool reading = exchange->state == EXCHANGE_RECEIVING;
 
 	if (wait < 0)
@@ -316,30 +419,34 @@ struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *t
 		wait = INT32_MAX;
 	if (*timeout < 0 || wait < *timeout)
 		*timeout = (int)wait;
-	return (struct pollfd){exchange->socket.number, reading ? POLLIN : POLLOUT, 0};
+	return (struct pollfd){socket ? socket->number : -1, reading ? POLLIN : POLLOUT, 0};
 }
 
-/* True if the next step may go on at once. */
-static bool step_once(struct exchange *exchange, short revents, int64_t now)
+static bool step_talking(struct exchange *exchange)
 {
-	if (exchange->socket.number >= 0 && !descriptor_check(&exchange->socket)) {
+	if (!exchange->socket || !descriptor_check(exchange->socket)) {
 		set_why(exchange, "the connection with %s was closed by this program",
 			exchange->endpoint);
 		fail(exchange);
 		return false;
 	}
+	return exchange->state == EXCHANGE_SENDING ? step_sending(exchange)
+						   : step_receiving(exchange);
+}
+
+/* True if the next step may go on at once. */
+static bool step_once(struct exchange *exchange, int64_t now)
+{
 	switch (exchange->state) {
 	case EXCHANGE_RESOLVING:
-		if (!exchange->resolved)
-			return false;
-		connect_any(exchange, now);
-		return false;
+		if (exchange->resolved)
+			begin_connecting(exchange);
+		return exchange->resolved;
 	case EXCHANGE_CONNECTING:
-		return step_connecting(exchange, revents, now);
+		return step_connecting(exchange, now);
 	case EXCHANGE_SENDING:
-		return step_sending(exchange);
 	case EXCHANGE_RECEIVING:
-		return step_receiving(exchange);
+		return step_talking(exchange);
 	default:
 		return false;
 	}
@@ -347,8 +454,9 @@ static bool step_once(struct exchange *exchange, short revents, int64_t now)
 
 enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now)
 {
-	while (step_once(exchange, revents, now))
-		revents = 0;
+	(void)revents; /* each step finds out for itself */
+	while (step_once(exchange, now))
+		;
 	if (!is_over(exchange) && now >= exchange->deadline)
 		fail_late(exchange);
 	return exchange->state;
@@ -357,6 +465,11 @@ enum exchange_state exchange_step(struct exchange *exchange, short revents, int6
 const struct http_reader *exchange_response(const struct exchange *exchange)
 {
 	return &exchange->reader;
+}
+
+enum address_kind exchange_peer_kind(const struct exchange *exchange)
+{
+	return exchange->kind;
 }
 
 const char *exchange_why(const struct exchange *exchange)

@@ -9,6 +9,7 @@
 #ifndef OCSPRELOAD_EXCHANGE_H
 #define OCSPRELOAD_EXCHANGE_H
 
+#include "address.h"
 #include "bytes.h"
 #include "http.h"
 #include "resolve.h"
@@ -25,8 +26,12 @@ enum exchange_state {
 	EXCHANGE_FAILED,
 };
 
-/* The most bytes of headers and body that are read of one answer. */
-enum { EXCHANGE_LIMIT = 64 * 1024 };
+enum {
+	/* The most bytes of headers and body that are read of one answer. */
+	EXCHANGE_LIMIT = 64 * 1024,
+	/* An address that stays silent for so many milliseconds gets a rival, RFC 8305, 5. */
+	EXCHANGE_HEAD_START = 250,
+};
 
 struct exchange;
 
@@ -38,6 +43,12 @@ struct exchange;
 struct exchange *exchange_start(
 	struct resolver *resolver, const struct url *peer, struct bytes request, int64_t deadline);
 
+/*
+ * To be called before the first step: of the peer's addresses only those are used that are public
+ * or of this kind. For a peer that somebody on the network has named.
+ */
+void exchange_restrict(struct exchange *exchange, enum address_kind kind);
+
 /* Closes and frees everything, in any state. NULL is allowed. */
 void exchange_free(struct exchange *exchange);
 
@@ -48,13 +59,17 @@ void exchange_free(struct exchange *exchange);
 struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *timeout);
 
 /*
- * Goes as far as it can without blocking; to be called after each poll, whatever revents says.
- * Tries the addresses of the peer in turn until one accepts the connection.
+ * Goes as far as it can without blocking; to be called after each poll, whatever revents says. The
+ * addresses of the peer race as RFC 8305, 5 describes: each is tried when the one before has failed
+ * or had its head start, and the first that accepts the connection is used.
  */
 enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now);
 
 /* EXCHANGE_DONE: the response as it was read (any status); lives as long as the exchange. */
 const struct http_reader *exchange_response(const struct exchange *exchange);
+
+/* EXCHANGE_DONE: where the peer was. */
+enum address_kind exchange_peer_kind(const struct exchange *exchange);
 
 /* EXCHANGE_FAILED: why, in words for a log line ("connection refused"), alive as long as it. */
 const char *exchange_why(const struct exchange *exchange);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetcher/exchange.c fetcher/descriptor.c fetcher/http.c fetcher/bytes.c fetcher/clock.c */
+/* links: exchange.c address.c descriptor.c http.c freshness.c bytes.c clock.c */
 /*
  * The server is on this side of the same loop, and does a little at each turn. The resolver is a
  * stand-in that says what the test wants, when it wants it.
@@ -443,28 +443,82 @@ static bool fill_queue(int listener, in_port_t port, int fillers[FILLERS])
 	return full;
 }
 
+static int count_descriptors(void)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	int count = 0;
+
+	while (directory && readdir(directory))
+		count++;
+	if (directory)
+		closedir(directory);
+	return count;
+}
+
+/* Racing sockets, of those that this program has open. */
+static int count_sockets(int before)
+{
+	return count_descriptors() - before;
+}
+
 /* The clock is turned forward, so that nobody has to wait. */
-static void check_that_silence_gets_half_the_time(struct resolver *resolver)
+static void check_that_silence_gets_a_rival(struct resolver *resolver)
 {
 	struct exchange *exchange;
 	struct server server;
 	int64_t now = clock_steady();
-	int timeout = -1;
+	int timeout = -1, before;
 
 	server_open_to_answer(&server, resolver);
+	before = count_descriptors();
 	exchange = start(resolver, LONG);
 	CHECK_EQ(exchange_step(exchange, 0, now), EXCHANGE_CONNECTING);
+	CHECK_EQ(count_sockets(before), 1);
 	exchange_poll(exchange, now, &timeout);
-	CHECK(timeout >= LONG / 2 && timeout < LONG);
+	CHECK_EQ(timeout, EXCHANGE_HEAD_START);
 	CHECK_EQ(exchange_step(exchange, 0, now + timeout - 1), EXCHANGE_CONNECTING);
+	CHECK_EQ(count_sockets(before), 1);
 	CHECK_EQ(exchange_step(exchange, 0, now + timeout), EXCHANGE_CONNECTING);
+	CHECK_EQ(count_sockets(before), 2);
+	/* Both are waited for, and the winner alone goes on. */
+	exchange_poll(exchange, now, &timeout);
+	CHECK(timeout > 0 && timeout <= EXCHANGE_HEAD_START / 2);
+	run_past(exchange, &server, EXCHANGE_CONNECTING);
+	CHECK_EQ(count_sockets(before), server.connection >= 0 ? 2 : 1);
 	if (CHECK_EQ(run(exchange, &server), EXCHANGE_DONE))
 		check_body(exchange, "hello");
 	exchange_free(exchange);
 	server_close(&server);
 }
 
-static void test_second_address_after_silence(void)
+/* silent_port, then two that refuse, then silent_port: turned to at once after each refusal. */
+static void check_that_a_refusal_is_not_waited_for(struct resolver *resolver, in_port_t silent_port)
+{
+	struct exchange *exchange;
+	int64_t now = clock_steady();
+	in_port_t port;
+	int closed = open_port(false, &port);
+	int before = count_descriptors();
+	int timeout = -1;
+
+	add_address(resolver, port);
+	add_address(resolver, port);
+	add_address(resolver, silent_port);
+	exchange = start(resolver, LONG);
+	CHECK_EQ(exchange_step(exchange, 0, now), EXCHANGE_CONNECTING);
+	now += EXCHANGE_HEAD_START;
+	/* Loopback refuses before connect returns, or at the next look. */
+	for (int i = 0; i < 3; i++)
+		CHECK_EQ(exchange_step(exchange, 0, now), EXCHANGE_CONNECTING);
+	CHECK_EQ(count_sockets(before), 2);
+	exchange_poll(exchange, now, &timeout);
+	CHECK(timeout > 0 && timeout < EXCHANGE_HEAD_START);
+	exchange_free(exchange);
+	CHECK_EQ(count_sockets(before), 0);
+	close(closed);
+}
+
+static void test_silence(void)
 {
 	struct resolver resolver = {0};
 	struct exchange *exchange;
@@ -478,7 +532,9 @@ static void test_second_address_after_silence(void)
 		CHECK_EQ(run(exchange, NULL), EXCHANGE_FAILED);
 		CHECK(why_says(exchange, "no answer within 0.2 s (connecting to 127.0.0.1:80)"));
 		exchange_free(exchange);
-		check_that_silence_gets_half_the_time(&resolver);
+		check_that_a_refusal_is_not_waited_for(&resolver, port);
+		resolver.answer.count = 1;
+		check_that_silence_gets_a_rival(&resolver);
 	} else {
 		printf("a full queue is not silent here: not tested\n");
 	}
@@ -486,6 +542,27 @@ static void test_second_address_after_silence(void)
 		if (fillers[i] >= 0)
 			close(fillers[i]);
 	close(silent);
+}
+
+/* What a redirect may not lead to is not even tried. */
+static void test_restrictions(void)
+{
+	struct resolver resolver = {0};
+	struct exchange *exchange;
+	struct server server;
+
+	server_open_to_answer(&server, &resolver);
+	exchange = start(&resolver, LONG);
+	exchange_restrict(exchange, ADDRESS_PRIVATE);
+	CHECK_EQ(run(exchange, &server), EXCHANGE_FAILED);
+	CHECK(why_says(exchange, "server.test has but loopback, private or link-local addresses"));
+	exchange_free(exchange);
+	exchange = start(&resolver, LONG);
+	exchange_restrict(exchange, ADDRESS_LOOPBACK);
+	CHECK_EQ(run(exchange, &server), EXCHANGE_DONE);
+	CHECK_EQ(exchange_peer_kind(exchange), ADDRESS_LOOPBACK);
+	exchange_free(exchange);
+	server_close(&server);
 }
 
 static void test_no_address(void)
@@ -567,18 +644,6 @@ static void check_stolen_descriptor(enum exchange_state when, bool reused)
 	server_close(&server);
 }
 
-static int count_descriptors(void)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (directory && readdir(directory))
-		count++;
-	if (directory)
-		closedir(directory);
-	return count;
-}
-
 static void test_freeing_in_any_state(void)
 {
 	for (enum exchange_state state = EXCHANGE_RESOLVING; state < EXCHANGE_DONE; state++) {
@@ -606,7 +671,8 @@ int main(void)
 	test_a_request_that_does_not_fit();
 	test_refusal();
 	test_second_address_after_a_refusal();
-	test_second_address_after_silence();
+	test_silence();
+	test_restrictions();
 	test_no_address();
 	test_waiting_for_the_resolver();
 	check_stolen_descriptor(EXCHANGE_CONNECTING, false);
