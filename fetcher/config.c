@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include "http.h"
+#include "proxy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -93,9 +94,11 @@ static bool parse_url(const char *value, void *field)
 
 static bool parse_proxy(const char *value, void *field)
 {
+	struct proxy proxy;
+
 	if (strcasecmp(value, "off") == 0)
 		return parse_text(NULL, field);
-	return parse_url(value, field);
+	return !proxy_parse(value, &proxy) && parse_text(value, field);
 }
 
 static bool parse_duration(const char *value, void *field)
@@ -237,8 +240,10 @@ static void apply(struct config *config, const struct variable *variable, const 
 	/* Empty is as good as unset, as everywhere in Unix. */
 	if (value[0] == '\0' || variable->parse(value, (char *)config + variable->field))
 		return;
-	report(reports, "%s=%s in %s is not %s; using %s", variable->name, value, origin,
-		variable->expected, variable->fallback);
+	/* Whatever stands before an @ may be a password. */
+	report(reports, "%s=%s in %s is not %s; using %s", variable->name,
+		strchr(value, '@') ? "(not shown)" : value, origin, variable->expected,
+		variable->fallback);
 }
 
 /* One NAME=value, from the file or the environment. */
@@ -275,7 +280,7 @@ static void apply_http_proxy(struct config *config, const char *const *environme
 {
 	for (; *environment; environment++)
 		if (has_prefix(*environment, "http_proxy="))
-			parse_url(*environment + strlen("http_proxy="), &config->http_proxy);
+			parse_proxy(*environment + strlen("http_proxy="), &config->http_proxy);
 }
 
 /* The whole file, ended by NUL, for ever; NULL if there is none that may be used. */

@@ -23,8 +23,8 @@ struct config {
 	const char *cache_home; /* XDG_CACHE_HOME, or NULL */
 	const char *home;       /* HOME, or NULL */
 	bool fetch;             /* OCSPRELOAD_FETCH */
-	const char *http_proxy; /* OCSPRELOAD_HTTP_PROXY, else http_proxy: a URL, or NULL */
-	const char *no_proxy;   /* no_proxy: hosts to reach without it, or NULL */
+	const char *http_proxy; /* OCSPRELOAD_HTTP_PROXY, else http_proxy; see proxy.h */
+	const char *no_proxy;   /* no_proxy, or NULL; see proxy.h */
 	int64_t timeout;      /* OCSPRELOAD_TIMEOUT: milliseconds for one exchange, name and all */
 	int64_t startup_wait; /* OCSPRELOAD_STARTUP_WAIT: milliseconds */
 	const char *log;      /* OCSPRELOAD_LOG: see log_open */

@@ -17,25 +17,41 @@
 
 struct fetch;
 
-/* What a fetch works with; outlives it. */
+/* What one fetch has learnt for the next: the responders that want POST, by url_hash. */
+struct fetch_memory {
+	uint64_t posts[64]; /* 0: free */
+	size_t next;        /* to be overwritten */
+};
+
+/* What a fetch works with; outlives it. The memory is zero at first. */
 struct fetch_tools {
 	const struct libcrypto *crypto;
 	const struct config *config;
 	struct resolver *resolver;
+	struct fetch_memory memory;
+};
+
+/* What a responder said a response can be told from its successor by (RFC 9110, 8.8). */
+struct fetch_validators {
+	uint64_t resource; /* what they are true for; 0: there are none */
+	char etag[128];
+	char last_modified[32];
 };
 
 enum fetch_state {
 	FETCH_RUNNING,
-	FETCH_ANSWERED, /* verified: the judgement is good, revoked or unknown */
+	FETCH_ANSWERED,  /* verified: the judgement is good, revoked or unknown */
+	FETCH_UNCHANGED, /* what the validators came with is still the newest; there is no other */
 	FETCH_FAILED,
 };
 
 /*
  * Starts a fetch. certificate and issuer are DER and must outlive it, as must responders: URLs
- * separated by spaces. NULL when memory ran out.
+ * separated by spaces. validators came with the response that is held, and only while it can still
+ * be stapled; NULL, and no FETCH_UNCHANGED, where there is none. NULL when memory ran out.
  */
-struct fetch *fetch_start(const struct fetch_tools *tools, struct bytes certificate,
-	struct bytes issuer, const char *responders);
+struct fetch *fetch_start(struct fetch_tools *tools, struct bytes certificate, struct bytes issuer,
+	const char *responders, const struct fetch_validators *validators);
 
 /* In any state. NULL is allowed. */
 void fetch_free(struct fetch *fetch);
@@ -50,6 +66,19 @@ enum fetch_state fetch_step(
 /* FETCH_ANSWERED: the verdict and the response it is in; alive as long as the fetch. */
 struct judgement fetch_judgement(const struct fetch *fetch);
 struct bytes fetch_response(const struct fetch *fetch);
+
+/*
+ * FETCH_ANSWERED or FETCH_UNCHANGED: for the next fetch; and until when, in milliseconds of the
+ * wall clock, caches may return the same once more (0: not known).
+ */
+const struct fetch_validators *fetch_validators(const struct fetch *fetch);
+int64_t fetch_fresh_until(const struct fetch *fetch);
+
+/*
+ * FETCH_FAILED: for how many milliseconds the responders want to be left alone, at most
+ * FRESHNESS_RETRY_MOST; 0 if one that was asked has not said so.
+ */
+int64_t fetch_retry_after(const struct fetch *fetch);
 
 /* The responder that was asked last, and what went wrong with it, in words for a log line. */
 const char *fetch_responder(const struct fetch *fetch);

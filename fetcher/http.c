@@ -2,6 +2,7 @@
 #include "http.h"
 
 #include <arpa/inet.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -155,95 +156,145 @@ const char *url_parse(const char *text, struct url *url)
 	return parse_path(path, strcspn(path, "#"), url);
 }
 
+/* RFC 3986, 3.1. */
+static bool has_scheme(const char *reference)
+{
+	size_t size = 0;
+
+	while (is_alphanumeric(reference[size]) ||
+		(reference[size] && strchr("+-.", reference[size])))
+		size++;
+	return size > 0 && reference[size] == ':';
+}
+
+const char *url_resolve(const struct url *base, const char *reference, struct url *url)
+{
+	char text[sizeof(url->authority) + sizeof(url->path) + sizeof("http://")];
+	const char *path = base->path;
+	size_t kept = strcspn(path, "?");
+	int size;
+
+	if (has_scheme(reference))
+		return url_parse(reference, url);
+	if (reference[0] == '/')
+		kept = 0;
+	else if (reference[0] == '#' || reference[0] == '\0')
+		kept = strlen(path);
+	else if (reference[0] != '?')
+		while (kept > 0 && path[kept - 1] != '/')
+			kept--;
+	if (reference[0] == '/' && reference[1] == '/')
+		size = snprintf(text, sizeof(text), "http:%s", reference);
+	else
+		size = snprintf(text, sizeof(text), "http://%s%.*s%s", base->authority, (int)kept,
+			path, reference);
+	if (size < 0 || (size_t)size >= sizeof(text))
+		return "the URL is too long";
+	return url_parse(text, url);
+}
+
 /*
  * Requests
  */
 
-/* RFC 4648, 4, with what a path cannot carry percent-encoded, as RFC 5019, 5 wants it. */
-static bool append_base64(struct buffer *out, struct bytes der)
+/* RFC 4648, 4. In a path, what it cannot carry is percent-encoded, as RFC 5019, 5 wants it. */
+static bool append_base64(struct buffer *out, struct bytes bytes, bool in_path)
 {
 	static const char letters[] =
-		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
 	bool good = true;
 
-	for (size_t i = 0; i < der.size; i += 3) {
-		size_t left = der.size - i;
-		unsigned long group = (unsigned long)der.data[i] << 16;
+	for (size_t i = 0; i < bytes.size; i += 3) {
+		size_t left = bytes.size - i;
+		unsigned long group = (unsigned long)bytes.data[i] << 16;
 
 		if (left > 1)
-			group |= (unsigned long)der.data[i + 1] << 8;
+			group |= (unsigned long)bytes.data[i + 1] << 8;
 		if (left > 2)
-			group |= der.data[i + 2];
+			group |= bytes.data[i + 2];
 		for (size_t j = 0; j < 4; j++) {
-			unsigned value = group >> (18 - 6 * j) & 63;
+			char letter = letters[j > left ? 64 : group >> (18 - 6 * j) & 63];
 
-			if (j > left)
-				good = good && buffer_append(out, "%3D", 3);
-			else if (value == 62)
-				good = good && buffer_append(out, "%2B", 3);
-			else if (value == 63)
-				good = good && buffer_append(out, "%2F", 3);
+			if (in_path && !is_alphanumeric(letter))
+				good = good && buffer_printf(out, "%%%02X", (unsigned)letter);
 			else
-				good = good && buffer_append(out, &letters[value], 1);
+				good = good && buffer_append(out, &letter, 1);
 		}
 	}
 	return good;
 }
 
-static bool append_common_headers(struct buffer *out, const struct url *url)
+bool http_get_url(const struct url *url, struct bytes der, struct url *get)
 {
-	return buffer_printf(out,
-		"Host: %s\r\n"
-		"Accept: application/ocsp-response\r\n"
-		"User-Agent: ocspreload/" OCSPRELOAD_VERSION
-		"\r\n"
-		"Connection: close\r\n",
-		url->authority);
-}
-
-/* The request target of a GET into *target; empty where it has to be a POST. */
-static bool format_get_target(struct buffer *target, const struct url *url, struct bytes der)
-{
-	size_t path_size = strlen(url->path);
+	struct buffer path = {0};
+	size_t size = strlen(url->path);
+	bool good = false;
 
 	/* To extend a query is to ask another resource, and only the responder knows which. */
 	if (der.size > HTTP_GET_LIMIT || strchr(url->path, '?'))
-		return true;
-	if (!buffer_append(target, url->path, path_size))
 		return false;
-	if (url->path[path_size - 1] != '/' && !buffer_append(target, "/", 1))
-		return false;
-	if (!append_base64(target, der))
-		return false;
-	if (target->size > HTTP_GET_LIMIT)
-		target->size = 0;
-	return true;
+	if (!buffer_append(&path, url->path, size) ||
+		(url->path[size - 1] != '/' && !buffer_append(&path, "/", 1)) ||
+		!append_base64(&path, der, true))
+		goto out;
+	if (strlen("http://") + strlen(url->authority) + path.size > HTTP_GET_LIMIT)
+		goto out;
+	*get = *url;
+	good = copy_text(get->path, sizeof(get->path), (const char *)path.data, path.size);
+out:
+	buffer_free(&path);
+	return good;
 }
 
-bool http_format_request(struct buffer *out, const struct url *url, struct bytes der, bool proxy)
+static bool append_credentials(struct buffer *out, const char *credentials)
 {
-	const char *scheme = proxy ? "http://" : "";
-	const char *authority = proxy ? url->authority : "";
-	struct buffer target = {0};
-	size_t before = out->size;
-	bool good = format_get_target(&target, url, der);
+	struct bytes bytes = {(const unsigned char *)credentials, strlen(credentials)};
 
-	if (good && target.size > 0)
-		good = buffer_printf(out, "GET %s%s%.*s HTTP/1.1\r\n", scheme, authority,
-			       (int)target.size, (const char *)target.data) &&
-		       append_common_headers(out, url) && buffer_append(out, "\r\n", 2);
-	else if (good)
-		good = buffer_printf(
-			       out, "POST %s%s%s HTTP/1.1\r\n", scheme, authority, url->path) &&
-		       append_common_headers(out, url) &&
-		       buffer_printf(out,
-			       "Content-Type: application/ocsp-request\r\n"
-			       "Content-Length: %zu\r\n\r\n",
-			       der.size) &&
-		       buffer_append(out, der.data, der.size);
+	return buffer_printf(out, "Proxy-Authorization: Basic ") &&
+	       append_base64(out, bytes, false) && buffer_append(out, "\r\n", 2);
+}
+
+static bool append_header(struct buffer *out, const char *name, const char *value)
+{
+	return !value || !value[0] || buffer_printf(out, "%s: %s\r\n", name, value);
+}
+
+static bool append_request(struct buffer *out, const struct http_request *request)
+{
+	const struct url *url = request->url;
+	const char *credentials = request->credentials;
+
+	if (!buffer_printf(out, "%s %s%s%s HTTP/1.1\r\n", request->content.size ? "POST" : "GET",
+		    request->through_proxy ? "http://" : "",
+		    request->through_proxy ? url->authority : "", url->path) ||
+		!buffer_printf(out,
+			"Host: %s\r\n"
+			"Accept: application/ocsp-response\r\n"
+			"User-Agent: ocspreload/" OCSPRELOAD_VERSION "\r\n"
+			"Connection: close\r\n",
+			url->authority))
+		return false;
+	if (request->through_proxy && credentials && credentials[0] &&
+		!append_credentials(out, credentials))
+		return false;
+	if (request->content.size == 0)
+		return append_header(out, "If-None-Match", request->etag) &&
+		       append_header(out, "If-Modified-Since", request->last_modified) &&
+		       buffer_append(out, "\r\n", 2);
+	return buffer_printf(out,
+		       "Content-Type: application/ocsp-request\r\n"
+		       "Content-Length: %zu\r\n\r\n",
+		       request->content.size) &&
+	       buffer_append(out, request->content.data, request->content.size);
+}
+
+bool http_format_request(struct buffer *out, const struct http_request *request)
+{
+	size_t before = out->size;
+	bool good = append_request(out, request);
+
 	if (!good)
 		out->size = before;
-	buffer_free(&target);
 	return good;
 }
 
@@ -284,6 +335,7 @@ static enum http_state reader_state(const struct http_reader *reader)
 void http_reader_init(struct http_reader *reader, size_t limit)
 {
 	memset(reader, 0, sizeof(*reader));
+	freshness_init(&reader->freshness);
 	reader->limit = limit;
 }
 
@@ -352,6 +404,26 @@ static void read_content_type(struct http_reader *reader, const char *value)
 			reader->content_type[size] = to_lower(value[size]);
 }
 
+/* Kept whole or not at all: half a URL or validator is another one. The first one counts. */
+static void keep_text(char *to, size_t room, const char *value)
+{
+	if (to[0])
+		return;
+	for (const char *c = value; *c; c++)
+		if (*c < ' ' || *c > '~')
+			return;
+	copy_text(to, room, value, strlen(value));
+}
+
+/* Of the response proper, not of one that a 1xx announces. */
+static void forget_headers(struct http_reader *reader)
+{
+	reader->has_length = reader->chunked = false;
+	reader->content_type[0] = reader->location[0] = '\0';
+	reader->etag[0] = reader->last_modified[0] = '\0';
+	freshness_init(&reader->freshness);
+}
+
 static void read_header(struct http_reader *reader, const char *name, const char *value)
 {
 	if (strcasecmp(name, "content-length") == 0) {
@@ -363,6 +435,14 @@ static void read_header(struct http_reader *reader, const char *name, const char
 		reader->chunked = true;
 	} else if (strcasecmp(name, "content-type") == 0 && reader->content_type[0] == '\0') {
 		read_content_type(reader, value);
+	} else if (strcasecmp(name, "location") == 0) {
+		keep_text(reader->location, sizeof(reader->location), value);
+	} else if (strcasecmp(name, "etag") == 0) {
+		keep_text(reader->etag, sizeof(reader->etag), value);
+	} else if (strcasecmp(name, "last-modified") == 0) {
+		keep_text(reader->last_modified, sizeof(reader->last_modified), value);
+	} else {
+		freshness_read(&reader->freshness, name, value);
 	}
 }
 
@@ -399,8 +479,7 @@ static void end_headers(struct http_reader *reader)
 	if (reader->status == 101) {
 		reader_fail(reader, "the server switches to another protocol");
 	} else if (reader->status < 200) {
-		reader->has_length = reader->chunked = false;
-		reader->content_type[0] = '\0';
+		forget_headers(reader);
 		reader->step = STEP_STATUS;
 	} else if (reader->chunked && reader->has_length) {
 		reader_fail(reader, "the response is chunked and has a length, too");

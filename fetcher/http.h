@@ -7,6 +7,7 @@
 #define OCSPRELOAD_HTTP_H
 
 #include "bytes.h"
+#include "freshness.h"
 
 #include <stdint.h>
 
@@ -24,16 +25,33 @@ struct url {
  */
 const char *url_parse(const char *text, struct url *url);
 
-/* The largest path, in bytes, up to which RFC 5019, 5 asks for GET; see http_format_request. */
+/*
+ * Where reference (of a Location header) leads from base (RFC 3986, 5.2; dot segments are left to
+ * the server). Returns what url_parse does.
+ */
+const char *url_resolve(const struct url *base, const char *reference, struct url *url);
+
+/* The longest URL, in bytes and whole with its scheme and host, for GET: RFC 5019, 5. */
 enum { HTTP_GET_LIMIT = 255 };
 
 /*
- * Appends a whole request for the OCSPRequest der to *out: GET with the percent-encoded base64 when
- * url's path and it together are at most HTTP_GET_LIMIT bytes (RFC 5019, 5), else POST. No doubled
- * slash where the path ends in one. With proxy, the request line has the absolute form (RFC 9112,
- * 3.2.2). The connection is not kept. False when memory ran out.
+ * Fills *get with the URL under which the responder at url answers the OCSPRequest der to a GET:
+ * with the percent-encoded base64 of der in its path, no slash doubled. False where it has to be a
+ * POST: beyond HTTP_GET_LIMIT, and where url has a query.
  */
-bool http_format_request(struct buffer *out, const struct url *url, struct bytes der, bool proxy);
+bool http_get_url(const struct url *url, struct bytes der, struct url *get);
+
+struct http_request {
+	const struct url *url;
+	struct bytes content;      /* an OCSPRequest to POST; empty: GET */
+	bool through_proxy;        /* the request line has the absolute form, RFC 9112, 3.2.2 */
+	const char *credentials;   /* for the proxy, "name:password"; "" or NULL: none */
+	const char *etag;          /* for If-None-Match; "" or NULL: none */
+	const char *last_modified; /* for If-Modified-Since; "" or NULL: none */
+};
+
+/* Appends a whole request to *out. The connection is not kept. False when memory ran out. */
+bool http_format_request(struct buffer *out, const struct http_request *request);
 
 enum http_state {
 	HTTP_MORE, /* feed me */
@@ -45,8 +63,12 @@ enum http_state {
 struct http_reader {
 	int status;             /* 200, 404, …, once the status line is read */
 	char content_type[128]; /* lower case, without parameters; "" if there is none */
-	const char *why;        /* HTTP_BAD: in words for a log line */
-	struct buffer body;     /* freed by http_reader_free */
+	char location[1280];    /* "" if there is none, or it is too long to be used */
+	char etag[128];         /* of printable ASCII, to be sent back; "" if there is none */
+	char last_modified[32]; /* the same */
+	struct freshness freshness;
+	const char *why;    /* HTTP_BAD: in words for a log line */
+	struct buffer body; /* freed by http_reader_free */
 
 	int step;
 	size_t limit;

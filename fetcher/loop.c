@@ -57,10 +57,11 @@ static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *fli
 
 	if (!issuer || !must_ask(loop, slot, &flight->lock))
 		return;
-	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, slot->responders);
+	flight->fetch =
+		fetch_start(&loop->tools, slot->certificate, issuer->der, slot->responders, NULL);
 	if (!flight->fetch) {
 		supply_failure(
-			loop->supply, slot, SLOT_FAILING, slot->responders, "memory ran out");
+			loop->supply, slot, SLOT_FAILING, slot->responders, "memory ran out", 0);
 		store_unlock(&flight->lock);
 		return;
 	}
@@ -74,15 +75,15 @@ static void land(struct loop *loop, struct flight *flight, enum fetch_state stat
 	struct judgement judgement = fetch_judgement(flight->fetch);
 	const char *responder = fetch_responder(flight->fetch);
 
-	if (state == FETCH_FAILED)
+	if (state != FETCH_ANSWERED)
 		supply_failure(loop->supply, flight->slot, SLOT_FAILING, responder,
-			fetch_why(flight->fetch));
+			fetch_why(flight->fetch), fetch_retry_after(flight->fetch));
 	else if (judgement.verdict == VERDICT_UNKNOWN)
 		supply_failure(loop->supply, flight->slot, SLOT_UNKNOWN, responder,
-			verdict_text(judgement.verdict));
+			verdict_text(judgement.verdict), 0);
 	else
 		supply_answer(loop->supply, flight->slot, &judgement, fetch_response(flight->fetch),
-			responder);
+			responder, fetch_fresh_until(flight->fetch));
 	store_unlock(&flight->lock);
 	fetch_free(flight->fetch);
 	flight->fetch = NULL;
@@ -192,7 +193,9 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 {
 	struct loop loop = {
 		.supply = supply,
-		.tools = {supply->crypto, supply->config, resolver_new()},
+		.tools = {.crypto = supply->crypto,
+			.config = supply->config,
+			.resolver = resolver_new()},
 		.gate = gate,
 	};
 

@@ -43,7 +43,8 @@ bool inquiry_run(const struct tool *tool, const struct subject *subject, struct 
 	if (!out->tools.resolver)
 		return false;
 	out->fetch = fetch_start(&out->tools, buffer_bytes(&subject->leaf.der),
-		buffer_bytes(&subject->issuer), responders ? responders : subject->leaf.responders);
+		buffer_bytes(&subject->issuer), responders ? responders : subject->leaf.responders,
+		NULL);
 	if (!out->fetch)
 		return false;
 	out->state = run_fetch(out->fetch, out->tools.resolver);

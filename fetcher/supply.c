@@ -3,6 +3,7 @@
 
 #include "certificate.h"
 #include "clock.h"
+#include "freshness.h"
 #include "issuer.h"
 #include "schedule.h"
 
@@ -80,9 +81,10 @@ static const char *held_text(const struct slot *slot, char text[static 64])
 	(long long)(milliseconds) / 1000, (long long)(milliseconds) % 1000 / 100
 
 void supply_failure(const struct supply *supply, struct slot *slot, enum slot_state state,
-	const char *responder, const char *why)
+	const char *responder, const char *why, int64_t retry_after)
 {
-	int64_t delay = put_off(supply, slot, state, 0);
+	int64_t least = freshness_wait(retry_after, clock_wall(), cache_usable_until(slot) * 1000);
+	int64_t delay = put_off(supply, slot, state, least);
 	char text[64];
 
 	log_write(state == SLOT_UNKNOWN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING,
@@ -192,7 +194,7 @@ const struct issuer_entry *supply_issuer(const struct supply *supply, struct slo
 
 static enum cache_result take_good(const struct supply *supply, struct slot *slot,
 	const struct judgement *judgement, struct bytes response, int64_t obtained,
-	const char *origin)
+	const char *origin, int64_t fresh_until)
 {
 	int64_t due = schedule_refresh(obtained, judgement->this_update * 1000,
 		judgement->usable_until * 1000, draw_jitter());
@@ -202,6 +204,8 @@ static enum cache_result take_good(const struct supply *supply, struct slot *slo
 
 	if (result != CACHE_DONE)
 		return result;
+	due = freshness_due(
+		due, fresh_until, obtained, judgement->usable_until * 1000, draw_jitter());
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->due, due);
 	log_info("%s: stapling the response of %s until %s; refreshing at %s", slot->label, origin,
@@ -233,23 +237,25 @@ static enum cache_result take_revoked(const struct supply *supply, struct slot *
 
 static enum cache_result take(const struct supply *supply, struct slot *slot,
 	const struct judgement *judgement, struct bytes response, int64_t obtained,
-	const char *origin)
+	const char *origin, int64_t fresh_until)
 {
 	if (judgement->verdict == VERDICT_REVOKED)
 		return take_revoked(supply, slot, judgement, origin);
-	return take_good(supply, slot, judgement, response, obtained, origin);
+	return take_good(supply, slot, judgement, response, obtained, origin, fresh_until);
 }
 
 void supply_answer(const struct supply *supply, struct slot *slot,
-	const struct judgement *judgement, struct bytes response, const char *responder)
+	const struct judgement *judgement, struct bytes response, const char *responder,
+	int64_t fresh_until)
 {
-	enum cache_result result = take(supply, slot, judgement, response, clock_wall(), responder);
+	enum cache_result result =
+		take(supply, slot, judgement, response, clock_wall(), responder, fresh_until);
 
 	if (result == CACHE_OLDER)
 		supply_failure(supply, slot, (enum slot_state)atomic_load(&slot->state), responder,
-			"it is older than the one before");
+			"it is older than the one before", 0);
 	else if (result == CACHE_FULL)
-		supply_failure(supply, slot, SLOT_FAILING, responder, "there is no room for it");
+		supply_failure(supply, slot, SLOT_FAILING, responder, "there is no room for it", 0);
 	else if (store_write(supply->store, slot->key, response))
 		atomic_store(&slot->stamp, store_look(supply->store, slot->key));
 	else if (supply->store->writable)
@@ -273,7 +279,7 @@ void supply_from_store(const struct supply *supply, struct slot *slot)
 		issuer->der, now / 1000);
 	if (judgement.verdict == VERDICT_GOOD || judgement.verdict == VERDICT_REVOKED)
 		take(supply, slot, &judgement, buffer_bytes(&stored.response),
-			stored.written < now ? stored.written : now, "the store");
+			stored.written < now ? stored.written : now, "the store", 0);
 	else
 		log_debug("%s: the stored response is of no use: %s", slot->label,
 			verdict_text(judgement.verdict));

@@ -41,14 +41,18 @@ void supply_from_store(const struct supply *supply, struct slot *slot);
 
 /*
  * Takes a verified answer of a responder, and stores it for others. The judgement must be good or
- * revoked.
+ * revoked. fresh_until is fetch_fresh_until's.
  */
 void supply_answer(const struct supply *supply, struct slot *slot,
-	const struct judgement *judgement, struct bytes response, const char *responder);
+	const struct judgement *judgement, struct bytes response, const char *responder,
+	int64_t fresh_until);
 
-/* There was no usable answer; state is what the slot is in from now on. */
+/*
+ * There was no usable answer; state is what the slot is in from now on. retry_after is
+ * fetch_retry_after's.
+ */
 void supply_failure(const struct supply *supply, struct slot *slot, enum slot_state state,
-	const char *responder, const char *why);
+	const char *responder, const char *why, int64_t retry_after);
 
 /* Another process is asking: look again soon. */
 void supply_postpone(struct slot *slot);

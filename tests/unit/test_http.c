@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetcher/http.c fetcher/bytes.c */
+/* links: fetcher/http.c fetcher/freshness.c fetcher/clock.c fetcher/bytes.c */
 #include "../../fetcher/http.h"
 
 #include "check.h"
@@ -133,23 +133,6 @@ static struct bytes bytes_of(const char *text)
 	return (struct bytes){(const unsigned char *)text, strlen(text)};
 }
 
-/* The request as a string; the caller frees it. */
-static char *format(const char *url_text, struct bytes der, bool proxy)
-{
-	struct buffer out = {0};
-	struct url url;
-
-	CHECK_STR(url_parse(url_text, &url), NULL);
-	CHECK(http_format_request(&out, &url, der, proxy));
-	CHECK(buffer_append(&out, "", 1));
-	return (char *)out.data;
-}
-
-#define COMMON(host)                                                            \
-	"Host: " host                                                           \
-	"\r\nAccept: application/ocsp-response\r\nUser-Agent: ocspreload/0\r\n" \
-	"Connection: close\r\n"
-
 /* What the Makefile says the version is does not matter here. */
 static void hide_version(char *request)
 {
@@ -162,64 +145,192 @@ static void hide_version(char *request)
 	}
 }
 
-static void check_request(const char *url, const char *der, bool proxy, const char *wanted)
+static void check_format(const struct http_request *request, const char *wanted)
 {
-	char *request = format(url, bytes_of(der), proxy);
+	struct buffer out = {0};
 
-	hide_version(request);
-	CHECK_STR(request, wanted);
-	free(request);
+	CHECK(http_format_request(&out, request));
+	CHECK(buffer_append(&out, "", 1));
+	hide_version((char *)out.data);
+	CHECK_STR((const char *)out.data, wanted);
+	buffer_free(&out);
 }
 
-static void test_get(void)
+#define COMMON(host)                                                            \
+	"Host: " host                                                           \
+	"\r\nAccept: application/ocsp-response\r\nUser-Agent: ocspreload/0\r\n" \
+	"Connection: close\r\n"
+
+static void check_get(const char *text, struct bytes der, const char *wanted)
 {
-	check_request("http://a", "M", false, "GET /TQ%3D%3D HTTP/1.1\r\n" COMMON("a") "\r\n");
-	check_request("http://a/", "Ma", false, "GET /TWE%3D HTTP/1.1\r\n" COMMON("a") "\r\n");
-	check_request("http://a/ca", "Man", false, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a") "\r\n");
-	check_request(
-		"http://a:81/ca/", "Man", false, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
-	check_request("http://[::1]:81/", "\xfb\xff\xbf", false,
-		"GET /%2B%2F%2B%2F HTTP/1.1\r\n" COMMON("[::1]:81") "\r\n");
-	check_request("http://a:81/ca", "Man", true,
-		"GET http://a:81/ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+	struct url url, get;
+
+	CHECK_STR(url_parse(text, &url), NULL);
+	if (!CHECK_EQ(http_get_url(&url, der, &get), wanted != NULL) || !wanted)
+		return;
+	CHECK_STR(get.path, wanted);
+	CHECK_STR(get.authority, url.authority);
+	CHECK_STR(get.host, url.host);
+	CHECK_STR(get.port, url.port);
+}
+
+static void test_the_url_of_a_get(void)
+{
+	check_get("http://a", bytes_of("M"), "/TQ%3D%3D");
+	check_get("http://a/", bytes_of("Ma"), "/TWE%3D");
+	check_get("http://a/ca", bytes_of("Man"), "/ca/TWFu");
+	check_get("http://a:81/ca/", bytes_of("Man"), "/ca/TWFu");
+	check_get("http://[::1]:81/", bytes_of("\xfb\xff\xbf"), "/%2B%2F%2B%2F");
+	check_get("http://a/ca?x=1", bytes_of("Man"), NULL);
+	check_get("http://a?", bytes_of("Man"), NULL);
+}
+
+/* All of the URL counts: RFC 5019, 5. */
+static void test_the_limit_of_a_get(void)
+{
+	unsigned char der[192] = {0};
+	struct bytes just = {der, 180}; /* 240 letters */
+	struct url url, get;
+
+	CHECK_STR(url_parse("http://a.test/", &url), NULL);
+	CHECK(http_get_url(&url, just, &get));
+	CHECK_EQ(strlen("http://a.test") + strlen(get.path), 254);
+	CHECK_STR(url_parse("http://aa.test", &url), NULL);
+	CHECK(http_get_url(&url, just, &get));
+	CHECK_EQ(strlen("http://aa.test") + strlen(get.path), 255);
+	CHECK_STR(url_parse("http://aaa.test", &url), NULL);
+	CHECK(!http_get_url(&url, just, &get));
+	CHECK_STR(url_parse("http://a.test/a", &url), NULL);
+	CHECK(!http_get_url(&url, just, &get));
+	/* The port that everybody means does not. */
+	CHECK_STR(url_parse("http://aa.test:80/", &url), NULL);
+	CHECK(http_get_url(&url, just, &get));
+	CHECK_STR(url_parse("http://aa.test:81/", &url), NULL);
+	CHECK(!http_get_url(&url, just, &get));
+	/* Every percent sign does. */
+	memset(der, 0xff, sizeof(der));
+	CHECK_STR(url_parse("http://a/", &url), NULL);
+	CHECK(http_get_url(&url, (struct bytes){der, 60}, &get));
+	CHECK(!http_get_url(&url, (struct bytes){der, 63}, &get));
+}
+
+static struct url url_of(const char *text)
+{
+	struct url url;
+
+	CHECK_STR(url_parse(text, &url), NULL);
+	return url;
+}
+
+static void test_requests(void)
+{
+	struct url url = url_of("http://a:81/ca/TWFu");
+	struct http_request request = {.url = &url};
+
+	check_format(&request, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+	request.credentials = "u:p"; /* nobody's but a proxy's */
+	request.etag = request.last_modified = "";
+	check_format(&request, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+	request.through_proxy = true;
+	request.credentials = "";
+	check_format(&request, "GET http://a:81/ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+	request.credentials = "Aladdin:open sesame"; /* RFC 7617, 2 */
+	check_format(&request,
+		"GET http://a:81/ca/TWFu HTTP/1.1\r\n" COMMON(
+			"a:81") "Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n");
+}
+
+static void test_conditional_requests(void)
+{
+	struct url url = url_of("http://a/TWFu");
+	struct http_request request = {.url = &url, .etag = "\"1\""};
+
+	check_format(&request, "GET /TWFu HTTP/1.1\r\n" COMMON("a") "If-None-Match: \"1\"\r\n\r\n");
+	request.last_modified = "Tue, 15 Nov 1994 08:12:31 GMT";
+	check_format(&request,
+		"GET /TWFu HTTP/1.1\r\n" COMMON(
+			"a") "If-None-Match: \"1\"\r\n"
+			     "If-Modified-Since: Tue, 15 Nov 1994 08:12:31 GMT\r\n\r\n");
+	/* A POST never is. */
+	request.content = bytes_of("Man");
+	check_format(&request,
+		"POST /TWFu HTTP/1.1\r\n" COMMON("a") "Content-Type: application/ocsp-request\r\n"
+						      "Content-Length: 3\r\n\r\nMan");
 }
 
 static void test_post(void)
 {
-	check_request("http://a/ca?x=1", "Man", false,
-		"POST /ca?x=1 HTTP/1.1\r\n" COMMON("a") "Content-Type: application/ocsp-request\r\n"
-							"Content-Length: 3\r\n\r\nMan");
-	check_request("http://a:81/?x", "Man", true,
-		"POST http://a:81/?x HTTP/1.1\r\n" COMMON(
-			"a:81") "Content-Type: application/ocsp-request\r\n"
-				"Content-Length: 3\r\n\r\nMan");
+	struct url url = url_of("http://[::1]:81/ca?x=1");
+	struct http_request request = {.url = &url, .content = bytes_of("Man")};
+
+	check_format(&request,
+		"POST /ca?x=1 HTTP/1.1\r\n" COMMON(
+			"[::1]:81") "Content-Type: application/ocsp-request\r\n"
+				    "Content-Length: 3\r\n\r\nMan");
+	request.through_proxy = true;
+	request.credentials = "u:";
+	check_format(&request,
+		"POST http://[::1]:81/ca?x=1 HTTP/1.1\r\n" COMMON(
+			"[::1]:81") "Proxy-Authorization: Basic dTo=\r\n"
+				    "Content-Type: application/ocsp-request\r\n"
+				    "Content-Length: 3\r\n\r\nMan");
 }
 
-/* The path counts, its doubled slash does not, and every percent sign does. */
-static void test_the_limit_between_get_and_post(void)
-{
-	unsigned char der[192] = {0};
-	char *request;
+/*
+ * Where redirects lead
+ */
 
-	request = format("http://a/", (struct bytes){der, 189}, false);
-	CHECK(strncmp(request, "GET /AAAA", 9) == 0);
-	CHECK_EQ(strcspn(request + 4, " "), 253);
-	free(request);
-	request = format("http://a/pp", (struct bytes){der, 189}, false);
-	CHECK(strncmp(request, "POST /pp ", 9) == 0);
-	free(request);
-	request = format("http://a/p/", (struct bytes){der, 189}, false);
-	CHECK(strncmp(request, "GET /p/AA", 9) == 0);
-	CHECK_EQ(strcspn(request + 4, " "), 255);
-	free(request);
-	request = format("http://a/", (struct bytes){der, 192}, false);
-	CHECK(strncmp(request, "POST / ", 7) == 0);
-	CHECK(strstr(request, "Content-Length: 192\r\n\r\n") != NULL);
-	free(request);
-	memset(der, 0xff, sizeof(der));
-	request = format("http://a/", (struct bytes){der, 66}, false);
-	CHECK(strncmp(request, "POST / ", 7) == 0);
-	free(request);
+static void test_references(void)
+{
+	static const struct {
+		const char *base, *reference, *authority, *path; /* path, or why not */
+	} cases[] = {
+		{"http://a/b/c", "http://d/e", "d", "/e"},
+		{"http://a/b/c", "HTTP://d", "d", "/"},
+		{"http://a:81/b/c", "http://a:82/b/c", "a:82", "/b/c"},
+		{"http://a:81/b/c", "//d:82/e", "d:82", "/e"},
+		{"http://a:81/b/c", "/e?f", "a:81", "/e?f"},
+		{"http://[::1]/b/c", "/e#f", "[::1]", "/e"},
+		{"http://a/b/c?d/e", "f", "a", "/b/f"},
+		{"http://a/b/", "f/g", "a", "/b/f/g"},
+		{"http://a", "f", "a", "/f"},
+		{"http://a/b?c", "?d", "a", "/b?d"},
+		{"http://a/b?c", "#d", "a", "/b?c"},
+		{"http://a/b", "https://a/b", NULL, "https is not possible"},
+		{"http://a/b", "file:///etc/passwd", NULL, "not an http URL"},
+		{"http://a/b", "gopher://a/", NULL, "not an http URL"},
+		{"http://a/b", "javascript:1", NULL, "not an http URL"},
+		{"http://a/b", "http:b", NULL, "not an http URL"},
+		{"http://a/b", "//", NULL, "no host"},
+		{"http://a/b", "//u:p@d/", NULL, "user name"},
+		{"http://a/b", "/e f", NULL, "space"},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct url base = url_of(cases[i].base), url;
+		const char *why = url_resolve(&base, cases[i].reference, &url);
+
+		if (cases[i].authority) {
+			CHECK_STR(why, NULL);
+			CHECK_STR(url.authority, cases[i].authority);
+			CHECK_STR(url.path, cases[i].path);
+		} else {
+			CHECK(why_says(why, cases[i].path));
+		}
+	}
+}
+
+static void test_a_reference_that_is_long(void)
+{
+	char text[2000];
+	struct url base = url_of("http://a/b"), url;
+
+	memset(text, 'x', sizeof(text));
+	text[1022] = '\0';
+	CHECK_STR(url_resolve(&base, text, &url), NULL);
+	text[1022] = 'x';
+	text[1900] = '\0';
+	CHECK(why_says(url_resolve(&base, text, &url), "too long"));
 }
 
 /*
@@ -394,6 +505,62 @@ static void test_responses_in_every_division(void)
 	}
 }
 
+static void read_whole(struct http_reader *reader, const char *text)
+{
+	http_reader_init(reader, 64 * 1024);
+	CHECK_EQ(http_reader_feed(reader, bytes_of(text)), HTTP_DONE);
+}
+
+static void test_headers_that_are_kept(void)
+{
+	static const char text[] =
+		"HTTP/1.1 302 Found\r\nLOCATION: http://a/b \r\nETag: W/\"1\"\r\n"
+		"Last-Modified: Tue, 15 Nov 1994 08:12:31 GMT\r\nRetry-After: 7\r\n"
+		"Age: 5\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\nLocation: http://c/\r\n"
+		"Cache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n";
+	struct http_reader reader;
+
+	read_whole(&reader, text);
+	CHECK_STR(reader.location, "http://a/b");
+	CHECK_STR(reader.etag, "W/\"1\"");
+	CHECK_STR(reader.last_modified, "Tue, 15 Nov 1994 08:12:31 GMT");
+	CHECK_EQ(reader.freshness.retry_after, 7);
+	CHECK_EQ(reader.freshness.age, 5);
+	CHECK_EQ(reader.freshness.date, 784887151);
+	CHECK_EQ(reader.freshness.max_age, 60);
+	http_reader_free(&reader);
+}
+
+static void test_headers_that_are_not(void)
+{
+	struct http_reader reader;
+	char text[2000];
+
+	/* What is sent back must not smuggle anything. */
+	read_whole(&reader, OK
+		"ETag: \"\x01\"\r\nLast-Modified: a\tb\r\nLocation: /\xe4\r\n"
+		"Content-Length: 0\r\n\r\n");
+	CHECK_STR(reader.etag, "");
+	CHECK_STR(reader.last_modified, "");
+	CHECK_STR(reader.location, "");
+	http_reader_free(&reader);
+	/* Half a URL is another one. */
+	snprintf(text, sizeof(text), OK "Location: /%01500d\r\nContent-Length: 0\r\n\r\n", 0);
+	read_whole(&reader, text);
+	CHECK_STR(reader.location, "");
+	http_reader_free(&reader);
+	/* Nor does what an interim response says, or a trailer, count. */
+	read_whole(&reader,
+		"HTTP/1.1 103 Early Hints\r\nETag: \"1\"\r\nLocation: /x\r\n"
+		"Last-Modified: x\r\nRetry-After: 7\r\n\r\n" CHUNKED
+		"\r\n0\r\nETag: \"2\"\r\nRetry-After: 8\r\n\r\n");
+	CHECK_STR(reader.etag, "");
+	CHECK_STR(reader.last_modified, "");
+	CHECK_STR(reader.location, "");
+	CHECK_EQ(reader.freshness.retry_after, -1);
+	http_reader_free(&reader);
+}
+
 static void test_a_nul_in_a_header(void)
 {
 	static const char text[] = OK "X: a\0b\r\n\r\n";
@@ -484,10 +651,16 @@ int main(void)
 	test_urls_that_are_good();
 	test_urls_that_are_refused();
 	test_urls_that_are_long();
-	test_get();
+	test_the_url_of_a_get();
+	test_the_limit_of_a_get();
+	test_requests();
+	test_conditional_requests();
 	test_post();
-	test_the_limit_between_get_and_post();
+	test_references();
+	test_a_reference_that_is_long();
 	test_responses_in_every_division();
+	test_headers_that_are_kept();
+	test_headers_that_are_not();
 	test_a_nul_in_a_header();
 	test_limits();
 	test_headers_and_chunks_count_too();
