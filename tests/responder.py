@@ -230,6 +230,16 @@ def content_type(text, behaviour):
     return _changed(behaviour, content_type=text)
 
 
+def headers(behaviour, *more):
+    """more: pairs of name and value."""
+
+    def answer(leaf):
+        whole = behaviour(leaf)
+        return dataclasses.replace(whole, headers=whole.headers + more)
+
+    return answer
+
+
 def chunked(behaviour):
     return _changed(behaviour, write=write_chunked)
 

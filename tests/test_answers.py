@@ -42,6 +42,16 @@ BAD = {
     # HTTP.
     "404 with a good body": r.http_status(404, r.good()),
     "500 with a good body": r.http_status(500, r.good()),
+    "405 with a good body": r.http_status(405, r.good()),
+    "304 that nobody asked for": r.http_status(304, r.good()),
+    "503 with Retry-After": r.headers(r.http_status(503, r.good()), ("Retry-After", "1")),
+    "429 with Retry-After": r.headers(r.http_status(429, r.good()), ("Retry-After", "soon")),
+    "303 with a good body": r.headers(r.http_status(303, r.good()), ("Location", "/")),
+    "redirect without a place": r.http_status(302, r.good()),
+    "redirect to https": r.redirect("https://127.0.0.1/", 301),
+    "redirect to a file": r.redirect("file:///etc/passwd"),
+    "redirect to nonsense": r.redirect("http://[::1/", 307),
+    "redirect to another question": r.redirect("/elsewhere", 308),
     "no HTTP": r.without_http(r.good()),
     "HTTP cut short": r.truncated(r.good()),
     "endless": r.endless(r.good()),
@@ -56,6 +66,10 @@ GOOD = {
     "content type with parameters": r.content_type(
         "application/ocsp-response; charset=binary", r.good()
     ),
+    "with caching headers": r.headers(
+        r.good(), ("Cache-Control", "public, max-age=60"), ("ETag", '"1"'), ("Age", "5")
+    ),
+    "not to be cached": r.headers(r.good(), ("Cache-Control", "no-store"), ("Expires", "0")),
     "slow": r.delayed(1, r.good()),
     "by name": r.good(by_hash=False),
     "by a delegate": r.delegated(),
