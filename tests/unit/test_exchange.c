@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SHORT = 150, LONG = 20000 }; /* deadlines, in milliseconds */
+enum { SHORT = 180, LONG = 20000 }; /* deadlines, in milliseconds */
 
 /*
  * The resolver's stand-in
