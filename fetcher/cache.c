@@ -296,6 +296,11 @@ struct slot *cache_slot(struct cache *cache, size_t index)
 	return &cache->slots[index];
 }
 
+size_t cache_slot_index(const struct cache *cache, const struct slot *slot)
+{
+	return (size_t)(slot - cache->slots);
+}
+
 uint32_t cache_issuer_count(const struct cache *cache)
 {
 	return atomic_load_explicit(&cache->issuer_count, memory_order_acquire);

@@ -108,6 +108,7 @@ const struct issuer_entry *cache_keep_issuer(
 /* Slots and pool entries are numbered from 0 in the order of their arrival and never move. */
 size_t cache_slot_count(const struct cache *cache);
 struct slot *cache_slot(struct cache *cache, size_t index);
+size_t cache_slot_index(const struct cache *cache, const struct slot *slot);
 uint32_t cache_issuer_count(const struct cache *cache);
 const struct issuer_entry *cache_issuer(const struct cache *cache, uint32_t index);
 

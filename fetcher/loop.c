@@ -7,6 +7,8 @@
 #include "resolve.h"
 
 #include <poll.h>
+#include <stdlib.h>
+#include <string.h>
 
 enum {
 	FETCHES = 64,
@@ -23,13 +25,59 @@ struct flight {
 	struct descriptor lock; /* of the store: no other process asks meanwhile */
 };
 
+/* By which a responder may tell that it has nothing newer than what the slot holds. */
+struct known {
+	int64_t this_update; /* of the response that they came with */
+	struct fetch_validators validators;
+};
+
 struct loop {
 	const struct supply *supply;
 	struct fetch_tools tools;
 	const struct loop_gate *gate;
 	struct flight flights[FETCHES];
 	size_t in_flight;
+	/* By the number of the slot; this process's own, so the next leader asks once in full. */
+	struct known *known;
+	size_t known_count;
 };
+
+static struct known *known_of(const struct loop *loop, const struct slot *slot)
+{
+	size_t index = cache_slot_index(loop->supply->cache, slot);
+
+	return index < loop->known_count ? &loop->known[index] : NULL;
+}
+
+/* Only for exactly the response that is held, and only while that can be stapled. */
+static const struct fetch_validators *validators_for(
+	const struct loop *loop, const struct slot *slot)
+{
+	const struct known *known = known_of(loop, slot);
+
+	if (!known || known->this_update != atomic_load(&slot->this_update) ||
+		cache_usable_until(slot) <= clock_wall() / 1000)
+		return NULL;
+	return &known->validators;
+}
+
+static void remember_validators(struct loop *loop, const struct flight *flight)
+{
+	size_t count = cache_slot_count(loop->supply->cache);
+	struct known *known = known_of(loop, flight->slot);
+
+	if (!known) {
+		known = realloc(loop->known, count * sizeof(*known));
+		if (!known)
+			return;
+		memset(known + loop->known_count, 0, (count - loop->known_count) * sizeof(*known));
+		loop->known = known;
+		loop->known_count = count;
+		known = known_of(loop, flight->slot);
+	}
+	known->this_update = atomic_load(&flight->slot->this_update);
+	known->validators = *fetch_validators(flight->fetch);
+}
 
 /* False if another process has the right to ask, or has brought what was to be asked for. */
 static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lock)
@@ -57,8 +105,8 @@ static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *fli
 
 	if (!issuer || !must_ask(loop, slot, &flight->lock))
 		return;
-	flight->fetch =
-		fetch_start(&loop->tools, slot->certificate, issuer->der, slot->responders, NULL);
+	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, slot->responders,
+		validators_for(loop, slot));
 	if (!flight->fetch) {
 		supply_failure(
 			loop->supply, slot, SLOT_FAILING, slot->responders, "memory ran out", 0);
@@ -75,7 +123,10 @@ static void land(struct loop *loop, struct flight *flight, enum fetch_state stat
 	struct judgement judgement = fetch_judgement(flight->fetch);
 	const char *responder = fetch_responder(flight->fetch);
 
-	if (state != FETCH_ANSWERED)
+	if (state == FETCH_UNCHANGED)
+		supply_unchanged(
+			loop->supply, flight->slot, responder, fetch_fresh_until(flight->fetch));
+	else if (state == FETCH_FAILED)
 		supply_failure(loop->supply, flight->slot, SLOT_FAILING, responder,
 			fetch_why(flight->fetch), fetch_retry_after(flight->fetch));
 	else if (judgement.verdict == VERDICT_UNKNOWN)
@@ -84,6 +135,8 @@ static void land(struct loop *loop, struct flight *flight, enum fetch_state stat
 	else
 		supply_answer(loop->supply, flight->slot, &judgement, fetch_response(flight->fetch),
 			responder, fetch_fresh_until(flight->fetch));
+	if (state != FETCH_FAILED)
+		remember_validators(loop, flight);
 	store_unlock(&flight->lock);
 	fetch_free(flight->fetch);
 	flight->fetch = NULL;

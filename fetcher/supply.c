@@ -262,6 +262,23 @@ void supply_answer(const struct supply *supply, struct slot *slot,
 		log_info("%s: the response is not kept on disk: %s", slot->label, strerror(errno));
 }
 
+void supply_unchanged(
+	const struct supply *supply, struct slot *slot, const char *responder, int64_t fresh_until)
+{
+	int64_t usable_until = cache_usable_until(slot) * 1000;
+	int64_t now = clock_wall();
+	int64_t due = schedule_refresh(
+		now, atomic_load(&slot->this_update) * 1000, usable_until, draw_jitter());
+	char next[CLOCK_TEXT_SIZE];
+
+	due = freshness_due(due, fresh_until, now, usable_until, draw_jitter());
+	atomic_store(&slot->failures, 0);
+	atomic_store(&slot->due, due);
+	cache_set_state(supply->cache, slot, SLOT_GOOD);
+	log_info("%s: %s has nothing newer yet; asking again at %s", slot->label, responder,
+		clock_text(due / 1000, next));
+}
+
 void supply_from_store(const struct supply *supply, struct slot *slot)
 {
 	uint64_t stamp = store_look(supply->store, slot->key);

@@ -47,6 +47,10 @@ void supply_answer(const struct supply *supply, struct slot *slot,
 	const struct judgement *judgement, struct bytes response, const char *responder,
 	int64_t fresh_until);
 
+/* The responder has nothing newer than what is held. */
+void supply_unchanged(
+	const struct supply *supply, struct slot *slot, const char *responder, int64_t fresh_until);
+
 /*
  * There was no usable answer; state is what the slot is in from now on. retry_after is
  * fetch_retry_after's.

@@ -169,6 +169,12 @@ def test_fetch_does_not_ask_for_what_is_fresh_unless_it_must(ocspctl, issue, res
         assert responder.count(leaf) == count
 
 
+def test_fetch_without_a_store_says_what_the_answer_is(ocspctl, issue):
+    leaf = issue()
+    line = one_line(ocspctl("fetch", leaf.chain_file, OCSPRELOAD_STORE="off"), 0)
+    assert line.startswith("good: usable ")
+
+
 def test_fetch_tells_servers_of_a_revocation(ocspctl, issue, responder, s_server, tmp_path):
     leaf = issue()
     stored = {"OCSPRELOAD_STORE": str(tmp_path / "store")}

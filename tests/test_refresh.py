@@ -146,3 +146,19 @@ def test_no_handshake_waits_once_the_startup_window_is_over(nginx, issue, respon
     # The exchange hangs for ten seconds more; nobody else does.
     assert all(handshake(server.port).seconds < 3 for _ in range(10))
     assert responder.count(leaf) == 1
+
+
+def test_a_responder_may_say_that_it_has_nothing_newer(s_server, issue, responder):
+    leaf = issue(behaviour=r.headers(r.good(validity=10), ("ETag", '"first"')))
+    server = s_server(leaf)
+    first = staple_now(server)
+    responder.answer(leaf, r.http_status(304, r.empty()))
+    wait_until(lambda: responder.count(leaf) == 2)
+    asked = responder.asked_for(leaf)
+    assert "If-None-Match" not in asked[0].headers
+    assert asked[1].headers["If-None-Match"] == '"first"'
+    wait_until(lambda: "has nothing newer yet" in server.log())
+    assert staple_now(server) == first
+    # And what comes in the end is taken.
+    responder.answer(leaf, r.good(validity=20))
+    wait_until(lambda: staple_now(server) not in (None, first))
