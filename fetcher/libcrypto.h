@@ -43,6 +43,7 @@
 	F(EXTENDED_KEY_USAGE_free)             \
 	F(GENERAL_NAMES_free)                  \
 	F(GENERAL_NAME_get0_value)             \
+	F(OBJ_find_sigid_algs)                 \
 	F(OBJ_nid2sn)                          \
 	F(OBJ_obj2nid)                         \
 	F(OCSP_BASICRESP_free)                 \
@@ -62,7 +63,9 @@
 	F(OCSP_request_add0_id)                \
 	F(OCSP_resp_count)                     \
 	F(OCSP_resp_get0)                      \
+	F(OCSP_resp_get0_certs)                \
 	F(OCSP_resp_get0_signer)               \
+	F(OCSP_resp_get0_tbs_sigalg)           \
 	F(OCSP_response_get1_basic)            \
 	F(OCSP_response_status)                \
 	F(OCSP_single_get0_status)             \
@@ -72,6 +75,7 @@
 	F(OPENSSL_sk_push)                     \
 	F(OPENSSL_sk_value)                    \
 	F(PEM_read_bio_X509)                   \
+	F(X509_ALGOR_get0)                     \
 	F(X509_EXTENSION_get_object)           \
 	F(X509_NAME_cmp)                       \
 	F(X509_NAME_digest)                    \
@@ -87,6 +91,7 @@
 	F(X509_STORE_set_default_paths)        \
 	F(X509_STORE_set_flags)                \
 	F(X509_VERIFY_PARAM_set_time)          \
+	F(X509_cmp)                            \
 	F(X509_digest)                         \
 	F(X509_free)                           \
 	F(X509_get0_notAfter)                  \
@@ -104,7 +109,8 @@
 	F(i2d_OCSP_BASICRESP)                  \
 	F(i2d_OCSP_REQUEST)                    \
 	F(i2d_OCSP_RESPONSE)                   \
-	F(i2d_X509)
+	F(i2d_X509)                            \
+	F(i2d_X509_ALGOR)
 
 /* Fields carry the name of the function: crypto->X509_free(x). */
 struct libcrypto {

@@ -16,6 +16,7 @@ struct trial {
 	X509 *issuer;
 	STACK_OF(X509) * issuers; /* the issuer alone, as OpenSSL's functions want it */
 	OCSP_SINGLERESP *single;  /* belongs to basic */
+	X509 *signer;             /* the issuer, or belongs to basic */
 	int status;               /* V_OCSP_CERTSTATUS_… */
 	struct judgement judgement;
 };
@@ -253,6 +254,51 @@ static enum verdict judge_validity(struct trial *trial, const X509 *x)
 	return VERDICT_GOOD;
 }
 
+/* OpenSSL reads these parameters when it verifies, but not down to the last byte. */
+static bool is_common_pss(const struct libcrypto *crypto, const X509_ALGOR *algorithm)
+{
+	/* SHA-256, MGF1 with the same, a salt of its length; the others differ in three bytes. */
+	static const unsigned char sha256[] = {0x30, 0x41, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7,
+		0x0d, 0x01, 0x01, 0x0a, 0x30, 0x34, 0xa0, 0x0f, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86,
+		0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0xa1, 0x1c, 0x30, 0x1a, 0x06,
+		0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08, 0x30, 0x0d, 0x06, 0x09,
+		0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0xa2, 0x03, 0x02,
+		0x01, 0x20};
+	enum { HASH = 29, MGF_HASH = 59, SALT = 66 };
+	unsigned char expected[sizeof(sha256)];
+	unsigned char *der = NULL;
+	/* 1.1.1 wants it without const, and only reads. */
+	int size = crypto->i2d_X509_ALGOR((X509_ALGOR *)algorithm, &der);
+	bool is = false;
+
+	memcpy(expected, sha256, sizeof(sha256));
+	for (unsigned char i = 1; size == (int)sizeof(expected) && i <= 3 && !is; i++) {
+		expected[HASH] = expected[MGF_HASH] = i;
+		expected[SALT] = (unsigned char)(16 * (i + 1));
+		is = memcmp(der, expected, sizeof(expected)) == 0;
+	}
+	crypto->CRYPTO_free(der, __FILE__, __LINE__);
+	return is;
+}
+
+/* Outside what is signed, and OpenSSL verifies whatever stands there: see ocsp.h. */
+static enum verdict judge_algorithm(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	const X509_ALGOR *algorithm = crypto->OCSP_resp_get0_tbs_sigalg(trial->basic);
+	const ASN1_OBJECT *object;
+	int type, digest, key = NID_undef;
+	bool is;
+
+	crypto->X509_ALGOR_get0(&object, &type, NULL, algorithm);
+	crypto->OBJ_find_sigid_algs(crypto->OBJ_obj2nid(object), &digest, &key);
+	if (key == NID_rsassaPss)
+		is = is_common_pss(crypto, algorithm);
+	else
+		is = type == V_ASN1_UNDEF || (type == V_ASN1_NULL && key == NID_rsaEncryption);
+	return is ? VERDICT_GOOD : VERDICT_BAD_ALGORITHM;
+}
+
 /*
  * OCSP_basic_verify would also find these, but cannot say so. A delegated signer is often the
  * first to end: what it signed dies with it, whatever nextUpdate says.
@@ -265,6 +311,7 @@ static enum verdict judge_signer(struct trial *trial)
 
 	if (crypto->OCSP_resp_get0_signer(trial->basic, &signer, trial->issuers) != 1)
 		return VERDICT_BAD_SIGNATURE;
+	trial->signer = signer;
 	verdict = judge_validity(trial, signer);
 	return verdict == VERDICT_GOOD ? judge_validity(trial, trial->issuer) : verdict;
 }
@@ -294,6 +341,19 @@ out:
 	return verdict;
 }
 
+/* No signature covers the order of the certificates: see ocsp.h. */
+static enum verdict judge_order(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	const OPENSSL_STACK *along =
+		(const OPENSSL_STACK *)crypto->OCSP_resp_get0_certs(trial->basic);
+
+	if (crypto->OPENSSL_sk_num(along) <= 0 ||
+		crypto->X509_cmp(crypto->OPENSSL_sk_value(along, 0), trial->signer) == 0)
+		return VERDICT_GOOD;
+	return VERDICT_SIGNER_NOT_FIRST;
+}
+
 /* What the response says, once it is known to be true. */
 static enum verdict judge_certificate(struct trial *trial)
 {
@@ -307,7 +367,7 @@ static enum verdict judge_certificate(struct trial *trial)
 	}
 }
 
-/* From cheap to dear; the signature is last, and nothing is believed before it. */
+/* From cheap to dear; nothing is believed before the signature. */
 static enum verdict judge(
 	struct trial *trial, struct bytes response, struct bytes certificate, struct bytes issuer)
 {
@@ -315,8 +375,10 @@ static enum verdict judge(
 		choose_single,
 		judge_times,
 		judge_extensions,
+		judge_algorithm,
 		judge_signer,
 		judge_signature,
+		judge_order,
 		judge_certificate,
 	};
 	enum verdict verdict = open_response(trial, response);
@@ -359,6 +421,9 @@ const char *verdict_text(enum verdict verdict)
 		[VERDICT_NOT_BASIC] = "no BasicOCSPResponse",
 		[VERDICT_BAD_SIGNATURE] =
 			"the signature is wrong, or not by the issuer or a delegated signer of it",
+		[VERDICT_BAD_ALGORITHM] =
+			"the signature's algorithm is not encoded as it has to be",
+		[VERDICT_SIGNER_NOT_FIRST] = "the first certificate in it is not the signer's",
 		[VERDICT_OTHER_CERTIFICATE] = "an answer about another certificate",
 		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",
 		[VERDICT_EXPIRED] = "expired",

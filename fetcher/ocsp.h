@@ -27,6 +27,8 @@ enum verdict {
 	VERDICT_BAD_STATUS,
 	VERDICT_NOT_BASIC,         /* no id-pkix-ocsp-basic in it */
 	VERDICT_BAD_SIGNATURE,     /* or a signer without the issuer's authority */
+	VERDICT_BAD_ALGORITHM,     /* signatureAlgorithm is not encoded as its algorithm demands */
+	VERDICT_SIGNER_NOT_FIRST,  /* certificates came along, and the first is not the signer's */
 	VERDICT_OTHER_CERTIFICATE, /* no SingleResponse with our CertID */
 	VERDICT_NOT_YET_VALID,     /* thisUpdate more than OCSP_SKEW in the future, or the signer's
 				      notBefore at all */
@@ -57,6 +59,15 @@ struct judgement {
 /*
  * Judges a response as a strict client would at the time now (seconds since 1970): everything of
  * RFC 6960, 3.2, plus the authority of the signer (4.2.2.2). certificate and issuer are DER.
+ *
+ * Two things in a response no signature covers, so that anyone on its way can change them:
+ *
+ * - The parameters of signatureAlgorithm must be what the algorithm demands: NULL or absent for RSA
+ *   (RFC 4055, 5), one of three encodings for RSASSA-PSS, absent for all else (RFC 5758, RFC 8410).
+ * - If certificates come along, the signer's must be the first, also where the issuer signed
+ *   itself. RFC 6960 knows no order, but responders keep this one, and Go looks at no other
+ *   certificate. Those after it are not looked at and may be anything that is DER.
+ *
  * The error queue of the calling thread is left as it was.
  */
 struct judgement ocsp_judge(const struct libcrypto *crypto, struct bytes response,

@@ -9,12 +9,15 @@ import subprocess
 import ca
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.x509 import ocsp
 from servers import BUILD
 
 NOT_A_RESPONSE = "refused: this is not an OCSP response"
 NOT_BASIC = "refused: no BasicOCSPResponse"
 BAD_SIGNATURE = "refused: the signature is wrong, or not by the issuer or a delegated signer of it"
+BAD_ALGORITHM = "refused: the signature's algorithm is not encoded as it has to be"
+SIGNER_NOT_FIRST = "refused: the first certificate in it is not the signer's"
 OTHER_CERTIFICATE = "refused: an answer about another certificate"
 NOT_YET_VALID = "refused: not valid yet (is the clock right?)"
 EXPIRED = "refused: expired"
@@ -325,6 +328,82 @@ def test_the_issuers_own_issuer_has_no_say(court):
 def test_the_certificate_itself_has_no_say(court):
     signer = ca.Signer(court.leaf.key, court.leaf.certificate, True)
     assert court.judge(court.respond(signer=signer)) == BAD_SIGNATURE
+
+
+@pytest.mark.parametrize("kind, right", [("rsa", b"\x05\0"), ("ec", b"")])
+def test_parameters_that_the_algorithm_does_not_have_are_refused(court, tmp_path, kind, right):
+    authority = ca.Authority.create(tmp_path, kind, kind=kind)
+    leaf = authority.issue("parameters.example.org")
+    basic = unwrap(court.respond(leaf.certificate, authority))
+    tbs, algorithm, signature = split(basic)
+    oid = split(algorithm)[0]
+    verdicts = {
+        parameters: court.check(
+            wrap(ca.tlv(0x30, tbs, ca.tlv(0x30, oid, parameters), signature)),
+            *("-i", authority.file),
+            leaf_file=leaf.certificate_file,
+        ).stdout.decode().strip()
+        for parameters in (b"", b"\x05\0", b"\x04\0", b"\x30\0", b"\x0c\x01a", b"\x06\x01\x2a")
+    }
+    # RSA's may also be absent (RFC 4055, 5).
+    accepted = {parameters for parameters in verdicts if verdicts[parameters] == good(court.until)}
+    assert accepted == {b"", right}
+    assert {verdicts[parameters] for parameters in set(verdicts) - accepted} == {BAD_ALGORITHM}
+
+
+RSA_PSS = bytes.fromhex("06092a864886f70d01010a")
+MGF1 = bytes.fromhex("06092a864886f70d010108")
+
+
+def pss(number, salt, null=b"\x05\0"):
+    """The AlgorithmIdentifier of RSASSA-PSS; number 1 is SHA-256."""
+    digest = ca.tlv(0x30, bytes.fromhex("06096086480165030402") + bytes([number]), null)
+    return ca.tlv(
+        0x30,
+        RSA_PSS,
+        ca.tlv(
+            0x30,
+            ca.tlv(0xA0, digest),
+            ca.tlv(0xA1, ca.tlv(0x30, MGF1, digest)),
+            ca.tlv(0xA2, ca.tlv(0x02, bytes([salt]))),
+        ),
+    )
+
+
+def test_an_rsa_pss_signature_is_accepted_in_its_common_encodings_only(court, tmp_path):
+    authority = ca.Authority.create(tmp_path, "PSS", kind="rsa")
+    leaf = authority.issue("pss.example.org")
+    tbs = split(unwrap(court.respond(leaf.certificate, authority)))[0]
+
+    def judge(algorithm, digest, salt):
+        scheme = padding.PSS(padding.MGF1(digest), salt)
+        signature = ca.tlv(0x03, b"\0", authority.key.sign(tbs, scheme, digest))
+        response = wrap(ca.tlv(0x30, tbs, algorithm, signature))
+        result = court.check(response, "-i", authority.file, leaf_file=leaf.certificate_file)
+        return result.stdout.decode().strip()
+
+    for number, digest in ((1, hashes.SHA256()), (2, hashes.SHA384()), (3, hashes.SHA512())):
+        size = digest.digest_size
+        assert judge(pss(number, size), digest, size) == good(court.until)
+        assert judge(pss(number, size, null=b""), digest, size) == BAD_ALGORITHM
+        assert judge(pss(number, 20), digest, 20) == BAD_ALGORITHM
+
+
+def test_the_signers_certificate_is_the_first_of_those_that_come_along(court):
+    delegate = court.authority.delegate()
+    issuer, leaf = court.authority.certificate, court.leaf.certificate
+    for signer, own in ((delegate, delegate.certificate), (court.authority.signer(), issuer)):
+        for others in ([leaf], [issuer], [leaf, issuer]):
+            certificates = [own, *others]
+            response = court.respond(signer=signer, certificates=certificates)
+            assert court.judge(response) == good(court.until)
+        response = court.respond(signer=signer, certificates=[leaf, own])
+        assert court.judge(response) == SIGNER_NOT_FIRST
+
+
+def test_certificates_that_nobody_needed_are_refused_in_front(court):
+    response = court.respond(certificates=[court.leaf.certificate])
+    assert court.judge(response) == SIGNER_NOT_FIRST
 
 
 def test_a_delegate_that_has_expired_is_refused(court):
