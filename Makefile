@@ -71,6 +71,8 @@ fetcher_sources := $(filter-out $(tool_sources),$(wildcard fetcher/*.c))
 unit_sources := $(wildcard tests/unit/test_*.c)
 unit_names := $(patsubst tests/unit/%.c,%,$(unit_sources))
 units := $(unit_names:%=$(BUILD)/unit/%)
+fuzz_names := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 60
 hosts := $(patsubst tests/hosts/%.c,$(BUILD)/hosts/%,$(wildcard tests/hosts/*.c))
 
 library_objects := $(patsubst %.c,$(obj)/%.o,$(shim_sources) $(fetcher_sources))
@@ -122,6 +124,28 @@ $(BUILD)/hosts/%: $(obj)/tests/hosts/%.o
 	@mkdir -p $(@D)
 	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) -o $@ $^ -lssl -lcrypto $(ldlibs)
 
+# clang's libFuzzer, with ASan and UBSan. An archive, so that a fuzzer can put functions of its own
+# in the place of the fetcher's. They are linked with OpenSSL, to judge by it.
+fuzz_flags := SANITIZE=address,undefined,fuzzer-no-link BUILD=build/fuzz CC=clang
+
+$(BUILD)/libfetcher.a: $(patsubst %.c,$(obj)/%.o,$(fetcher_sources))
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(obj)/tests/fuzz/%.o: cppflags += -Ifetcher
+$(BUILD)/fuzz_config: fuzz_ldflags := -Wl,--wrap=fstat -Wl,--wrap=malloc
+$(fuzz_names:%=$(BUILD)/%): $(BUILD)/%: $(obj)/tests/fuzz/%.o $(BUILD)/libfetcher.a $(CARES_A)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) -fsanitize=fuzzer $(fuzz_ldflags) $(LDFLAGS) -o $@ \
+		$^ -lcrypto $(ldlibs)
+
+fuzzers: $(fuzz_names:%=$(BUILD)/%)
+
+# FUZZ_SECONDS each.
+fuzz:
+	scripts/deps build fuzz
+	$(MAKE) $(fuzz_flags) fuzzers
+	printf '%s\n' $(fuzz_names) | FUZZ_SECONDS=$(FUZZ_SECONDS) xargs -P $(TEST_JOBS) -n 1 scripts/fuzz
+
 unit: $(units) $(hosts)
 
 run-unit: unit
@@ -139,12 +163,13 @@ check: all unit
 		$(PYTHON) -m pytest $(if $(filter-out 1,$(TEST_JOBS)),-n $(TEST_JOBS)) \
 		$(PYTEST_ARGS) $(TESTS)
 
-# The tests against all three builds.
+# The tests against all three builds, and the fuzzers.
 test:
 	scripts/deps build test
 	$(MAKE) check SANITIZE=
 	$(MAKE) check SANITIZE=address,undefined
 	$(MAKE) check SANITIZE=thread
+	$(MAKE) fuzz
 
 demo:
 	@scripts/demo
@@ -156,7 +181,7 @@ bench: all unit
 
 c_files = $(wildcard shim/*.[ch] fetcher/*.[ch] tests/*.[ch] tests/*/*.[ch])
 c_sources = $(filter %.c,$(c_files))
-shell_files = scripts/deps scripts/demo scripts/ocspreload .ci/run
+shell_files = scripts/deps scripts/demo scripts/fuzz scripts/ocspreload .ci/run
 python_files = $(wildcard tests/*.py tests/*/*.py) scripts/bench scripts/demo-responder
 
 # What must not be called in a stranger's process: see CONTRIBUTING.md.
@@ -176,6 +201,7 @@ lint:
 	printf '%s\n' $(c_sources) | xargs -P $(TEST_JOBS) -I FILE clang-tidy --quiet \
 		--warnings-as-errors='*' FILE -- $(cppflags) -std=c11 -Ifetcher -Ishim -Wall -Wextra
 	$(MAKE) CC=clang WERROR=1 BUILD=build/clang all unit
+	$(MAKE) WERROR=1 $(fuzz_flags) fuzzers
 
 install: all
 	install -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)'
@@ -204,6 +230,7 @@ help:
 	@echo 'make test                       install what is missing, test all three builds'
 	@echo 'make check                      test one build; TESTS=tests/test_x.py PYTEST_ARGS=-x'
 	@echo 'make unit, make run-unit        build, run the unit tests alone'
+	@echo 'make fuzz                       fuzzers; FUZZ_SECONDS=60 for each'
 	@echo 'make lint                       clang-format, clang-tidy, cppcheck, shellcheck, pyflakes'
 	@echo 'make deps                       install all that the above need (apt-get)'
 	@echo 'make install                    PREFIX=$(PREFIX) DESTDIR= LIBDIR= BINDIR='
@@ -214,4 +241,5 @@ help:
 
 FORCE:
 .DELETE_ON_ERROR:
-.PHONY: all unit run-unit deps check test demo bench lint install uninstall clean help FORCE
+.PHONY: all unit run-unit deps check test fuzz fuzzers demo bench lint install uninstall clean help \
+	FORCE
