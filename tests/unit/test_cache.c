@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: MIT */
+/* links: fetcher/cache.c fetcher/clock.c */
+#include "../../fetcher/cache.h"
+#include "../../fetcher/clock.h"
+#include "check.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	PATIENCE = 20000, /* milliseconds that anything may take before it counts as never */
+	PUBLICATIONS = 20000,
+	READERS = 3, /* threads, and processes, each */
+	KILLS = 100,
+};
+
+static const int64_t far_future = INT64_MAX;
+
+/* What the processes of a test tell each other. */
+struct shared {
+	_Atomic uint32_t published;
+	_Atomic uint32_t reading;
+	_Atomic uint32_t reads;
+	_Atomic uint32_t torn;
+	_Atomic uint32_t missed;
+	atomic_bool done;
+};
+
+static struct shared *map_shared(void)
+{
+	struct shared *shared = mmap(
+		NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (shared == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	return shared;
+}
+
+static struct cache *make_cache(void)
+{
+	struct cache *cache = cache_create();
+
+	if (!CHECK(cache))
+		exit(1);
+	return cache;
+}
+
+/* Not under qemu-user: there a dead owner's mutex stays locked for ever. */
+static bool kernel_knows_robust_mutexes(void)
+{
+	void *head;
+	size_t size;
+
+	return syscall(SYS_get_robust_list, 0, &head, &size) == 0;
+}
+
+static struct certificate make_certificate(unsigned number, unsigned char *der, size_t size)
+{
+	struct certificate certificate = {.der = {der, size, size}};
+
+	/* Numbers that differ by a multiple of the buckets' number share one. */
+	memcpy(certificate.key, &number, sizeof(number));
+	memcpy(certificate.subject, &number, sizeof(number));
+	certificate.issuer[0] = 1;
+	memset(der, (int)number, size);
+	snprintf(certificate.label, sizeof(certificate.label), "number %u", number);
+	return certificate;
+}
+
+static struct slot *add_number(struct cache *cache, unsigned number)
+{
+	unsigned char der[100];
+	struct certificate certificate = make_certificate(number, der, sizeof(der));
+
+	return cache_add(cache, &certificate, "http://ocsp.example/", 1000 + number);
+}
+
+static struct slot *find_number(struct cache *cache, unsigned number)
+{
+	unsigned char key[CERTIFICATE_KEY_SIZE] = {0};
+
+	memcpy(key, &number, sizeof(number));
+	return cache_find(cache, key);
+}
+
+static bool slot_is_whole(const struct slot *slot)
+{
+	char label[CERTIFICATE_LABEL_SIZE];
+	unsigned number;
+
+	if (!slot)
+		return false;
+	memcpy(&number, slot->key, sizeof(number));
+	snprintf(label, sizeof(label), "number %u", number);
+	for (size_t i = 0; i < slot->certificate.size; i++)
+		if (slot->certificate.data[i] != (unsigned char)number)
+			return false;
+	return slot->certificate.size == 100 && strcmp(slot->label, label) == 0 &&
+	       strcmp(slot->responders, "http://ocsp.example/") == 0;
+}
+
+static bool publish(struct cache *cache, struct slot *slot, const void *data, size_t size)
+{
+	return cache_publish(cache, slot, (struct bytes){data, size}, 10, far_future, 20) ==
+	       CACHE_DONE;
+}
+
+static void test_a_certificate_has_one_slot(void)
+{
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 7);
+
+	CHECK(slot);
+	CHECK(slot_is_whole(slot));
+	CHECK_EQ(slot->registered, 1007);
+	CHECK_EQ(slot->state, SLOT_PENDING);
+	CHECK(add_number(cache, 7) == slot);
+	CHECK(find_number(cache, 7) == slot);
+	CHECK(!find_number(cache, 8));
+	CHECK_EQ(cache_slot_count(cache), 1);
+	CHECK(cache_slot(cache, 0) == slot);
+	cache_destroy(cache);
+}
+
+static void test_a_full_cache_refuses_and_keeps_what_it_has(void)
+{
+	struct cache *cache = make_cache();
+	unsigned count = 0, missing = 0;
+
+	while (count < 1000000 && add_number(cache, count * 5))
+		count++;
+	CHECK(count >= 10000);
+	CHECK_EQ(cache_slot_count(cache), count);
+	for (unsigned i = 0; i < count; i++) {
+		struct slot *slot = find_number(cache, i * 5);
+
+		missing += slot != cache_slot(cache, i) || !slot_is_whole(slot);
+	}
+	CHECK_EQ(missing, 0);
+	CHECK(add_number(cache, 0) == cache_slot(cache, 0));
+	CHECK(!add_number(cache, count * 5));
+	cache_destroy(cache);
+}
+
+static void test_a_cache_without_memory_refuses_and_keeps_what_it_has(void)
+{
+	static unsigned char der[1 << 20];
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+	struct certificate certificate = make_certificate(2, der, sizeof(der));
+	unsigned char out[16];
+
+	CHECK(publish(cache, slot, der, 10));
+	for (unsigned i = 2; i < 1000 && cache_add(cache, &certificate, "http://a/", 0); i++)
+		certificate = make_certificate(i + 1, der, sizeof(der));
+	CHECK(cache_slot_count(cache) < 999);
+	CHECK(!cache_add_issuer(cache, &certificate));
+	/* What is left of the memory after that is less than a certificate, but may do for some. */
+	while (add_number(cache, 100000 + (unsigned)cache_slot_count(cache)))
+		;
+	CHECK(!publish(cache, slot, der, CACHE_RESPONSE_LIMIT));
+	CHECK_EQ(cache_read(slot, 0, out, sizeof(out)), 10);
+	cache_destroy(cache);
+}
+
+static void test_issuers_are_kept_once_and_in_order(void)
+{
+	struct cache *cache = make_cache();
+	unsigned char der[10];
+	unsigned count = 0;
+
+	CHECK_EQ(cache_issuer_count(cache), 0);
+	for (;;) {
+		struct certificate certificate = make_certificate(count, der, sizeof(der));
+
+		if (count == 100000 || !cache_add_issuer(cache, &certificate))
+			break;
+		count++;
+		if (count > 3)
+			continue;
+		CHECK(cache_has_news(cache));
+		cache_sleep(cache, PATIENCE);
+		CHECK(!cache_has_news(cache));
+		CHECK(cache_add_issuer(cache, &certificate));
+		CHECK(!cache_has_news(cache));
+		CHECK(cache_keep_issuer(cache, &certificate) == cache_issuer(cache, count - 1));
+	}
+	CHECK(count >= 1000);
+	CHECK_EQ(cache_issuer_count(cache), count);
+	for (unsigned i = 0; i < 10; i++)
+		CHECK_EQ(cache_issuer(cache, i)->der.data[5], i);
+	cache_destroy(cache);
+}
+
+static void test_a_response_is_read_until_its_time_is_over(void)
+{
+	static unsigned char large[CACHE_RESPONSE_LIMIT + 1], out[CACHE_RESPONSE_LIMIT];
+	struct bytes first = {(const unsigned char *)"first", 5};
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+
+	CHECK_EQ(cache_read(slot, 0, out, sizeof(out)), 0);
+	CHECK_EQ(cache_usable_until(slot), 0);
+	CHECK_EQ(cache_publish(cache, slot, first, 10, 100, 20), CACHE_DONE);
+	CHECK_EQ(slot->state, SLOT_GOOD);
+	CHECK_EQ(cache_usable_until(slot), 100);
+	CHECK_EQ(cache_read(slot, 99, out, sizeof(out)), 5);
+	CHECK(memcmp(out, "first", 5) == 0);
+	CHECK_EQ(cache_read(slot, 100, out, sizeof(out)), 0);
+	/* Asked for its size. */
+	out[0] = 'x';
+	CHECK_EQ(cache_read(slot, 99, out, 4), 5);
+	CHECK_EQ(out[0], 'x');
+
+	CHECK(!publish(cache, slot, large, sizeof(large)));
+	CHECK(!publish(cache, slot, large, 0));
+	CHECK_EQ(cache_read(slot, 99, out, sizeof(out)), 5);
+	memset(large, 'L', sizeof(large));
+	for (size_t size = 4090; size <= CACHE_RESPONSE_LIMIT; size += size < 4100 ? 1 : 10239) {
+		memset(out, 0, sizeof(out));
+		CHECK(publish(cache, slot, large, size));
+		CHECK_EQ(cache_read(slot, 199, out, sizeof(out)), size);
+		CHECK(memcmp(out, large, size) == 0);
+	}
+	CHECK(publish(cache, slot, large, 3));
+	CHECK_EQ(cache_read(slot, 299, out, sizeof(out)), 3);
+	cache_destroy(cache);
+}
+
+static void test_an_older_answer_never_replaces_a_newer_one(void)
+{
+	enum { NOW = 1000 };
+	struct bytes older = {(const unsigned char *)"older", 5};
+	struct bytes newer = {(const unsigned char *)"the newer", 9};
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+	unsigned char out[100];
+
+	CHECK_EQ(cache_publish(cache, slot, newer, 500, 2000, NOW), CACHE_DONE);
+	CHECK_EQ(cache_publish(cache, slot, older, 499, 3000, NOW), CACHE_OLDER);
+	CHECK_EQ(cache_revoke(cache, slot, 499, NOW), CACHE_OLDER);
+	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), newer.size);
+	/* Unless the newer one's time is over. */
+	CHECK_EQ(cache_publish(cache, slot, older, 499, 3000, 2000), CACHE_DONE);
+	CHECK_EQ(cache_read(slot, 2000, out, sizeof(out)), older.size);
+
+	CHECK_EQ(cache_revoke(cache, slot, 600, NOW), CACHE_DONE);
+	CHECK_EQ(slot->state, SLOT_REVOKED);
+	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), 0);
+	CHECK_EQ(cache_usable_until(slot), 0);
+	/* A revocation's time is never over. */
+	CHECK_EQ(cache_publish(cache, slot, older, 599, 9000, 8000), CACHE_OLDER);
+	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), 0);
+	CHECK_EQ(cache_publish(cache, slot, newer, 601, 9000, NOW), CACHE_DONE);
+	CHECK_EQ(slot->state, SLOT_GOOD);
+	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), newer.size);
+	cache_destroy(cache);
+}
+
+/* A response that proves itself: every byte follows from the first four and the size. */
+static size_t make_response(uint32_t seed, unsigned char *out)
+{
+	static const size_t sizes[] = {471, 1500, 4096, 9000, 12, 2300, CACHE_RESPONSE_LIMIT, 801};
+	/* The large ones now and then: copying them would be all that the test does. */
+	size_t size = sizes[seed % 64 == 6 ? 6 : seed % 6];
+	uint32_t state = seed * 2654435761U + (uint32_t)size;
+
+	memcpy(out, &seed, sizeof(seed));
+	for (size_t i = sizeof(seed); i < size; i++) {
+		state = state * 1664525U + 1013904223U;
+		out[i] = (unsigned char)(state >> 24);
+	}
+	return size;
+}
+
+static bool response_is_whole(const unsigned char *response, size_t size)
+{
+	static _Thread_local unsigned char wanted[CACHE_RESPONSE_LIMIT];
+	uint32_t seed;
+
+	if (size < sizeof(seed))
+		return false;
+	memcpy(&seed, response, sizeof(seed));
+	return make_response(seed, wanted) == size && memcmp(wanted, response, size) == 0;
+}
+
+struct reader {
+	const struct slot *slot;
+	struct shared *shared;
+	pthread_t thread;
+};
+
+static void *run_reader(void *argument)
+{
+	static _Thread_local unsigned char out[CACHE_RESPONSE_LIMIT];
+	const struct reader *reader = argument;
+	struct shared *shared = reader->shared;
+
+	atomic_fetch_add(&shared->reading, 1);
+	while (!atomic_load(&shared->done)) {
+		size_t size = cache_read(reader->slot, 0, out, sizeof(out));
+
+		atomic_fetch_add(&shared->reads, 1);
+		if (size == 0)
+			atomic_fetch_add(&shared->missed, 1);
+		else if (!response_is_whole(out, size))
+			atomic_fetch_add(&shared->torn, 1);
+	}
+	return NULL;
+}
+
+static bool publish_number(struct cache *cache, struct slot *slot, uint32_t number)
+{
+	static unsigned char response[CACHE_RESPONSE_LIMIT];
+
+	return publish(cache, slot, response, make_response(number, response));
+}
+
+static pid_t start_reader(struct reader *reader)
+{
+	pid_t child = fork();
+
+	if (child != 0)
+		return child;
+	run_reader(reader);
+	_exit(0);
+}
+
+static void test_no_reader_sees_a_torn_response(void)
+{
+	struct cache *cache = make_cache();
+	struct shared *shared = map_shared();
+	struct reader reader[READERS];
+	pid_t child[READERS];
+	unsigned failed = 0;
+	int status;
+
+	for (size_t i = 0; i < READERS; i++)
+		reader[i] = (struct reader){add_number(cache, 1), shared, 0};
+	CHECK(publish_number(cache, cache_slot(cache, 0), 1));
+	for (size_t i = 0; i < READERS; i++)
+		child[i] = start_reader(&reader[i]);
+	for (size_t i = 0; i < READERS; i++)
+		CHECK_EQ(pthread_create(&reader[i].thread, NULL, run_reader, &reader[i]), 0);
+	while (atomic_load(&shared->reading) < 2 * READERS)
+		sched_yield();
+	for (uint32_t i = 0; i < PUBLICATIONS; i++)
+		failed += !publish_number(cache, cache_slot(cache, 0), i);
+	atomic_store(&shared->done, true);
+	for (size_t i = 0; i < READERS; i++) {
+		CHECK_EQ(pthread_join(reader[i].thread, NULL), 0);
+		CHECK_EQ(waitpid(child[i], &status, 0), child[i]);
+		CHECK_EQ(status, 0);
+	}
+	CHECK_EQ(failed, 0);
+	CHECK(atomic_load(&shared->reads) > 2 * READERS);
+	CHECK_EQ(atomic_load(&shared->torn), 0);
+	CHECK_EQ(atomic_load(&shared->missed), 0);
+	munmap(shared, sizeof(*shared));
+	cache_destroy(cache);
+}
+
+static void wait_until_above(_Atomic uint32_t *word, uint32_t value)
+{
+	while (atomic_load(word) <= value)
+		sched_yield();
+}
+
+static void end_child(pid_t child)
+{
+	kill(child, SIGKILL);
+	CHECK_EQ(waitpid(child, NULL, 0), child);
+}
+
+static void publish_for_ever(struct cache *cache, struct shared *shared)
+{
+	for (;;)
+		publish_number(
+			cache, cache_slot(cache, 0), atomic_fetch_add(&shared->published, 1));
+}
+
+static void test_a_writer_killed_at_any_moment_leaves_a_whole_response(void)
+{
+	static unsigned char out[CACHE_RESPONSE_LIMIT];
+	struct cache *cache = make_cache();
+	struct shared *shared = map_shared();
+	struct slot *slot = add_number(cache, 1);
+	unsigned torn = 0;
+
+	CHECK(publish_number(cache, slot, 1));
+	for (unsigned i = 0; i < KILLS; i++) {
+		uint32_t before = atomic_load(&shared->published);
+		pid_t child = fork();
+		size_t size;
+
+		if (child == 0)
+			publish_for_ever(cache, shared);
+		wait_until_above(&shared->published, before + i % 7);
+		end_child(child);
+		size = cache_read(slot, 0, out, sizeof(out));
+		torn += !response_is_whole(out, size);
+	}
+	CHECK_EQ(torn, 0);
+	CHECK(publish_number(cache, slot, 5));
+	CHECK(response_is_whole(out, cache_read(slot, 0, out, sizeof(out))));
+	munmap(shared, sizeof(*shared));
+	cache_destroy(cache);
+}
+
+static void add_for_ever(struct cache *cache, struct shared *shared)
+{
+	for (;;) {
+		unsigned char der[100];
+		uint32_t number = atomic_fetch_add(&shared->published, 1);
+		struct certificate certificate = make_certificate(number, der, sizeof(der));
+
+		add_number(cache, number % 8000);
+		if (number % 4 == 0)
+			cache_add_issuer(cache, &certificate);
+	}
+}
+
+static void test_who_is_killed_while_adding_locks_nobody_out(void)
+{
+	struct cache *cache = make_cache();
+	struct shared *shared = map_shared();
+	unsigned broken = 0, lost = 0;
+
+	for (unsigned i = 0; i < KILLS; i++) {
+		uint32_t before = atomic_load(&shared->published);
+		pid_t child = fork();
+
+		if (child == 0)
+			add_for_ever(cache, shared);
+		wait_until_above(&shared->published, before + i % 7);
+		end_child(child);
+		broken += !add_number(cache, 10000 + i);
+	}
+	CHECK_EQ(broken, 0);
+	for (size_t i = 0; i < cache_slot_count(cache); i++) {
+		const struct slot *slot = cache_slot(cache, i);
+
+		broken += !slot_is_whole(slot);
+		lost += cache_find(cache, slot->key) != slot;
+	}
+	CHECK_EQ(broken, 0);
+	/* Counted, and its writer killed before it could be found. */
+	CHECK(lost <= KILLS);
+	munmap(shared, sizeof(*shared));
+	cache_destroy(cache);
+}
+
+/* Answers that come through a pipe: what did happen, or 0 for nothing. */
+static char hear(int fd, int patience)
+{
+	struct pollfd item = {.fd = fd, .events = POLLIN};
+	char said = 0;
+
+	if (poll(&item, 1, patience) != 1 || read(fd, &said, 1) != 1)
+		return 0;
+	return said;
+}
+
+static void say(int fd, char word)
+{
+	if (write(fd, &word, 1) != 1)
+		_exit(1);
+}
+
+/* A process that says 's' when it stands by, 'L' when it leads, 'n' when the place is taken. */
+static pid_t start_candidate(struct cache *cache, int fd)
+{
+	pid_t child = fork();
+
+	if (child != 0)
+		return child;
+	if (!cache_stand_by(cache)) {
+		say(fd, 'n');
+		_exit(0);
+	}
+	say(fd, 's');
+	if (!cache_lead(cache))
+		_exit(1);
+	say(fd, 'L');
+	for (;;)
+		pause();
+}
+
+static void test_the_standby_leads_when_the_leader_is_killed(void)
+{
+	struct cache *cache = make_cache();
+	pid_t leader, standby, third;
+	int fd[2];
+
+	CHECK_EQ(pipe(fd), 0);
+	CHECK(!cache_is_led(cache));
+	CHECK(cache_wants_standby(cache));
+	leader = start_candidate(cache, fd[1]);
+	CHECK_EQ(hear(fd[0], PATIENCE), 's');
+	CHECK_EQ(hear(fd[0], PATIENCE), 'L');
+	CHECK(cache_is_led(cache));
+	CHECK(cache_wants_standby(cache));
+
+	for (unsigned i = 0; i < 10; i++) {
+		standby = start_candidate(cache, fd[1]);
+		CHECK_EQ(hear(fd[0], PATIENCE), 's');
+		CHECK(!cache_wants_standby(cache));
+		third = start_candidate(cache, fd[1]);
+		CHECK_EQ(hear(fd[0], PATIENCE), 'n');
+		CHECK_EQ(waitpid(third, NULL, 0), third);
+		CHECK_EQ(hear(fd[0], 0), 0);
+		end_child(leader);
+		CHECK_EQ(hear(fd[0], PATIENCE), 'L');
+		CHECK(cache_is_led(cache));
+		CHECK(cache_wants_standby(cache));
+		leader = standby;
+	}
+
+	/* A standby that is killed leaves its place to the next. */
+	standby = start_candidate(cache, fd[1]);
+	CHECK_EQ(hear(fd[0], PATIENCE), 's');
+	end_child(standby);
+	CHECK(cache_wants_standby(cache));
+	standby = start_candidate(cache, fd[1]);
+	CHECK_EQ(hear(fd[0], PATIENCE), 's');
+	end_child(standby);
+	end_child(leader);
+	CHECK(!cache_is_led(cache));
+	leader = start_candidate(cache, fd[1]);
+	CHECK_EQ(hear(fd[0], PATIENCE), 's');
+	CHECK_EQ(hear(fd[0], PATIENCE), 'L');
+	end_child(leader);
+	close(fd[0]);
+	close(fd[1]);
+	cache_destroy(cache);
+}
+
+static void *run_short_lived_leader(void *cache)
+{
+	return cache_stand_by(cache) && cache_lead(cache) ? cache : NULL;
+}
+
+static void test_the_leader_leads_until_its_thread_ends(void)
+{
+	struct cache *cache = make_cache();
+	pthread_t thread;
+	void *led;
+
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK_EQ(pthread_create(&thread, NULL, run_short_lived_leader, cache), 0);
+		CHECK_EQ(pthread_join(thread, &led), 0);
+		CHECK(led == cache);
+		CHECK(!cache_is_led(cache));
+	}
+	cache_destroy(cache);
+}
+
+static void test_whoever_waits_for_an_answer_is_woken_by_it(void)
+{
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1), *other = add_number(cache, 2);
+	int64_t start = clock_steady();
+	pid_t child[READERS];
+	int status, fd[2];
+
+	CHECK_EQ(pipe(fd), 0);
+	for (size_t i = 0; i < READERS; i++) {
+		child[i] = fork();
+		if (child[i] == 0) {
+			say(fd[1], 'w');
+			cache_await(cache, slot, start + PATIENCE);
+			_exit(atomic_load(&slot->state) == SLOT_GOOD ? 0 : 1);
+		}
+		CHECK_EQ(hear(fd[0], PATIENCE), 'w');
+	}
+	cache_set_state(cache, other, SLOT_FAILING);
+	cache_set_state(cache, slot, SLOT_GOOD);
+	for (size_t i = 0; i < READERS; i++) {
+		CHECK_EQ(waitpid(child[i], &status, 0), child[i]);
+		CHECK_EQ(status, 0);
+	}
+	CHECK(clock_steady() < start + PATIENCE);
+	close(fd[0]);
+	close(fd[1]);
+	cache_destroy(cache);
+}
+
+static void test_the_wait_for_an_answer_ends(void)
+{
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+	unsigned char der[10];
+	struct certificate issuer = make_certificate(9, der, sizeof(der));
+	int64_t start = clock_steady();
+
+	/* At its deadline, which may be over already. */
+	cache_await(cache, slot, start + 30);
+	CHECK(clock_steady() >= start + 30);
+	cache_await(cache, slot, start);
+	/* At once when no answer is to be had: there is no issuer, and none has come since. */
+	cache_set_state(cache, slot, SLOT_NO_ISSUER);
+	start = clock_steady();
+	cache_await(cache, slot, start + PATIENCE);
+	CHECK(clock_steady() < start + PATIENCE);
+	/* One that may be it has come. */
+	CHECK(cache_add_issuer(cache, &issuer));
+	start = clock_steady();
+	cache_await(cache, slot, start + 30);
+	CHECK(clock_steady() >= start + 30);
+	cache_destroy(cache);
+}
+
+static void test_the_leader_is_woken_by_news_of_any_process(void)
+{
+	struct cache *cache = make_cache();
+	int64_t start = clock_steady();
+	pid_t child = fork();
+	int status;
+
+	if (child == 0)
+		_exit(add_number(cache, 1) ? 0 : 1);
+	/* A futex may wake for no reason, a leader finds nothing to do then. */
+	while (cache_slot_count(cache) == 0 && clock_steady() < start + PATIENCE)
+		cache_sleep(cache, PATIENCE);
+	CHECK(clock_steady() < start + PATIENCE);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+	/* No news, no waking. */
+	if (cache_has_news(cache))
+		cache_sleep(cache, PATIENCE);
+	start = clock_steady();
+	cache_sleep(cache, 30);
+	CHECK(clock_steady() >= start + 30);
+	cache_destroy(cache);
+}
+
+int main(void)
+{
+	test_a_certificate_has_one_slot();
+	test_a_full_cache_refuses_and_keeps_what_it_has();
+	test_a_cache_without_memory_refuses_and_keeps_what_it_has();
+	test_issuers_are_kept_once_and_in_order();
+	test_a_response_is_read_until_its_time_is_over();
+	test_an_older_answer_never_replaces_a_newer_one();
+	test_whoever_waits_for_an_answer_is_woken_by_it();
+	test_the_wait_for_an_answer_ends();
+	test_the_leader_is_woken_by_news_of_any_process();
+	if (kernel_knows_robust_mutexes()) {
+		test_a_writer_killed_at_any_moment_leaves_a_whole_response();
+		test_who_is_killed_while_adding_locks_nobody_out();
+		test_the_standby_leads_when_the_leader_is_killed();
+		test_the_leader_leads_until_its_thread_ends();
+	} else {
+		puts("no robust mutexes (qemu-user?): what needs them is left out");
+	}
+	/* Last: a process that had threads is one in which fork is less sure. */
+	test_no_reader_sees_a_torn_response();
+	return check_result();
+}
