@@ -115,19 +115,24 @@ static void *find_for_caller(const void *caller, const char *name)
 	return real ? real : find_in_scan(name);
 }
 
-/* LibreSSL, BoringSSL and AWS-LC have functions of the same names and other objects behind them. */
-static bool is_openssl(void *handle)
+/*
+ * The version of an OpenSSL that the shim knows, or 0. LibreSSL, BoringSSL and AWS-LC have
+ * functions of the same names and other objects behind them.
+ */
+static unsigned long find_version(void *handle)
 {
 	unsigned long (*version_num)(void);
 	const char *(*version)(int);
 	void *symbols[] = {dlsym(handle, "OpenSSL_version_num"), dlsym(handle, "OpenSSL_version")};
 
 	if (!symbols[0] || !symbols[1])
-		return false;
+		return 0;
 	memcpy(&version_num, &symbols[0], sizeof(version_num));
 	memcpy(&version, &symbols[1], sizeof(version));
-	return version_num() >= 0x10101000UL && version_num() < 0x50000000UL &&
-	       strncmp(version(OPENSSL_VERSION), "OpenSSL ", 8) == 0;
+	if (version_num() < 0x10101000UL || version_num() >= 0x50000000UL ||
+		strncmp(version(OPENSSL_VERSION), "OpenSSL ", 8) != 0)
+		return 0;
+	return version_num();
 }
 
 static void bind_client_methods(struct libssl *lib, void *handle)
@@ -230,7 +235,8 @@ static struct libssl *bind_library(const void *real)
 	lib->end = object.end;
 	lib->x509_index = -1;
 	lib->ctx_index = -1;
-	if (bind_hooks(lib, handle) && bind_functions(lib, handle) && is_openssl(handle) &&
+	lib->version = find_version(handle);
+	if (bind_hooks(lib, handle) && bind_functions(lib, handle) && lib->version &&
 		!libcrypto_bind(&lib->crypto, handle)) {
 		bind_client_methods(lib, handle);
 		lib->known = true;

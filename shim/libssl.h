@@ -44,6 +44,7 @@
 	F(SSL_get_certificate)      \
 	F(SSL_get_ssl_method)       \
 	F(SSL_is_server)            \
+	F(SSL_set_options)          \
 	F(TLS_client_method)
 
 enum { LIBSSL_CLIENT_METHODS = 9 };
@@ -56,6 +57,7 @@ struct libssl {
 	const char *end;
 	/* It is an OpenSSL that the shim knows. If not, only the hooks below may be called. */
 	bool known;
+	unsigned long version; /* as OpenSSL_version_num has it */
 
 #define F(name) __typeof__(&name) name;
 	LIBSSL_HOOKS(F)

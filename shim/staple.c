@@ -75,6 +75,18 @@ static void refresh(struct libssl *lib, struct slot *slot)
 	supply_from_store(&supply, slot);
 }
 
+/*
+ * A context may hold its certificates compressed (SSL_CTX_compress_certs, since 3.2), as a message
+ * that was ready before there was a staple. This connection's is then made afresh.
+ */
+static void avoid_compressed(const struct libssl *lib, SSL *ssl)
+{
+	static const uint64_t no_tx_certificate_compression = (uint64_t)1 << 32;
+
+	if (lib->version >= 0x30200000UL)
+		lib->SSL_set_options(ssl, no_tx_certificate_compression);
+}
+
 /* True if a response now hangs on the connection. */
 static bool staple(struct libssl *lib, SSL *ssl)
 {
@@ -91,8 +103,11 @@ static bool staple(struct libssl *lib, SSL *ssl)
 	response = copy_response(&lib->crypto, slot, &size);
 	if (!response)
 		return false;
-	if (lib->SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP, (long)size, response) > 0)
+	if (lib->SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP, (long)size, response) >
+		0) {
+		avoid_compressed(lib, ssl);
 		return true;
+	}
 	lib->crypto.CRYPTO_free(response, __FILE__, __LINE__);
 	return false;
 }
