@@ -177,7 +177,8 @@ test:
 cross_units := test_cache test_clock test_http test_schedule
 cross_include := $(abspath build/cross/include)
 cross_make = $(MAKE) WERROR=1 SANITIZE= CARES_A= \
-	CPPFLAGS='$(patsubst %,-isystem $(cross_include)/%,$(3))' LDFLAGS=-static BUILD=build/cross/$(1) CC=$(2) objects \
+	CPPFLAGS='$(patsubst %,-isystem $(cross_include)/%,$(3))' LDFLAGS=-static \
+	BUILD=build/cross/$(1) CC=$(2) objects \
 	$(cross_units:%=build/cross/$(1)/unit/%)
 cross_run = for unit in $(cross_units); do \
 	echo "$(1): $$unit"; $(2) build/cross/$(1)/unit/$$unit || exit 1; done
@@ -190,6 +191,16 @@ cross:
 	$(call cross_make,arm64,aarch64-linux-gnu-gcc,libraries)
 	@$(call cross_run,arm64,qemu-aarch64)
 
+# One .so for all: built where libc and OpenSSL are the oldest that are supported.
+release:
+	scripts/deps roots
+	scripts/roots --in bullseye make -C /mnt -j$(TEST_JOBS) WERROR=1 BUILD=build/release all
+	scripts/check-release build/release 2.31
+
+# That one .so in five releases of Debian: their OpenSSL, their servers.
+matrix: release
+	scripts/matrix
+
 demo:
 	@scripts/demo
 
@@ -200,9 +211,10 @@ bench: all unit
 
 c_files = $(wildcard shim/*.[ch] fetcher/*.[ch] tests/*.[ch] tests/*/*.[ch])
 c_sources = $(filter %.c,$(c_files))
-shell_files = scripts/cross-include scripts/deps scripts/demo scripts/fuzz
-shell_files += scripts/ocspreload .ci/run
+shell_files = scripts/check-release scripts/cross-include scripts/deps scripts/demo scripts/fuzz
+shell_files += scripts/ocspreload scripts/roots .ci/run
 python_files = $(wildcard tests/*.py tests/*/*.py) scripts/bench scripts/demo-responder
+python_files += scripts/matrix
 
 # What must not be called in a stranger's process: see CONTRIBUTING.md.
 unwanted := abort|exit|assert|printf|getaddrinfo|gethostby[a-z_]+|localtime(_r)?|gmtime(_r)?
@@ -254,6 +266,8 @@ help:
 	@echo 'make lint                       clang-format, clang-tidy, cppcheck, shellcheck, pyflakes'
 	@echo 'make deps                       install all that the above need (apt-get)'
 	@echo 'make cross                      compile for musl and for arm64; run the unit tests there'
+	@echo 'make release                    one library for all, in build/release'
+	@echo 'make matrix                     that library on OpenSSL 1.1.1, 3.0, 3.5, 3.6 and 4.0'
 	@echo 'make install                    PREFIX=$(PREFIX) DESTDIR= LIBDIR= BINDIR='
 	@echo 'make uninstall, make clean'
 	@echo
@@ -262,5 +276,5 @@ help:
 
 FORCE:
 .DELETE_ON_ERROR:
-.PHONY: all unit objects run-unit deps check test fuzz fuzzers cross demo bench lint install
-.PHONY: uninstall clean help FORCE
+.PHONY: all unit objects run-unit deps check test fuzz fuzzers cross release matrix demo bench
+.PHONY: lint install uninstall clean help FORCE

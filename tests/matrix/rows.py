@@ -1,0 +1,549 @@
+# SPDX-License-Identifier: MIT
+"""
+The rows of the matrix, for one release of Debian; runs inside its root, see scripts/matrix.
+
+usage: rows.py LIBRARY
+
+Nothing but this release's Python, OpenSSL and nginx, and the library that is tested. Prints a line
+of JSON per row: its name, "ok", "-" (this release has no such thing) or what was wrong.
+"""
+
+import base64
+import ctypes
+import http.server
+import itertools
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.parse
+
+PATIENCE = 20
+HERE = pathlib.Path(__file__).parent
+# There may be two: the release's own, and one built with an OpenSSL that is newer.
+NGINX = "/opt/nginx/nginx" if os.path.exists("/opt/nginx/nginx") else "nginx"
+ROWS = []
+_numbers = itertools.count(1)
+
+
+class Absent(Exception):
+    """This release cannot do it."""
+
+
+def row(name):
+    def add(function):
+        ROWS.append((name, function))
+        return function
+
+    return add
+
+
+def check(truth, what):
+    if not truth:
+        raise AssertionError(what)
+
+
+def wait_until(condition, what):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        check(time.monotonic() < end, f"{what}: not within {PATIENCE} s")
+        time.sleep(0.01)
+
+
+def run(*command, status=0, **options):
+    ran = subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+        **options,
+    )
+    output = ran.stdout.decode(errors="replace")
+    check(status is None or ran.returncode == status, f"{command[0]}: {ran.returncode}: {output}")
+    return output
+
+
+class Leaf:
+    def __init__(self, authority, name, status, usage, kind):
+        number = next(_numbers)
+        stem = authority.directory / f"{number}-{name}"
+        self.certificate, self.key = stem.with_suffix(".crt"), stem.with_suffix(".key")
+        self.pem = stem.with_suffix(".pem")
+        self.serial = f"{0x1000 + number:04X}"
+        self.name = name
+        request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
+        extensions.write_text(
+            f"subjectAltName = DNS:{name}\nextendedKeyUsage = {usage}\n"
+            f"authorityInfoAccess = OCSP;URI:{authority.url}\n"
+            "subjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\n"
+        )
+        key = ["-newkey", "rsa:2048"]
+        if kind == "ec":
+            key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        run("openssl", "req", "-new", "-nodes", *key, "-subj", f"/CN={name}",
+            "-keyout", self.key, "-out", request)  # fmt: skip
+        run("openssl", "x509", "-req", "-in", request, "-CA", authority.certificate,
+            "-CAkey", authority.key, "-set_serial", f"0x{self.serial}", "-days", "30",
+            "-extfile", extensions, "-out", self.certificate)  # fmt: skip
+        self.pem.write_bytes(self.key.read_bytes() + self.certificate.read_bytes())
+        revoked = "260101000000Z" if status == "R" else ""
+        with authority.index.open("a") as index:
+            # No subject may stand there twice.
+            subject = f"/CN={self.serial}"
+            index.write(f"{status}\t491231235959Z\t{revoked}\t{self.serial}\tunknown\t{subject}\n")
+
+
+class Authority:
+    """A certificate authority with its responder, a thread of this process."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.certificate, self.key = directory / "ca.crt", directory / "ca.key"
+        self.index = directory / "index.txt"
+        self.index.touch()
+        self.asked = []
+        run("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=Root",
+            "-addext", "keyUsage = critical, keyCertSign, cRLSign", "-days", "30",
+            "-keyout", self.key, "-out", self.certificate)  # fmt: skip
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def handler(authority):  # pylint: disable=no-self-argument
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                path = urllib.parse.unquote(self.path.lstrip("/"))
+                self.answer(base64.b64decode(path))
+
+            def do_POST(self):
+                self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+            def answer(self, request):
+                response = authority.respond(request)
+                self.send_response(200)
+                self.send_header("Content-Type", "application/ocsp-response")
+                self.send_header("Content-Length", str(len(response)))
+                self.end_headers()
+                self.wfile.write(response)
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+    def respond(self, request, days=1):
+        number = next(_numbers)
+        asked, answered = self.directory / f"{number}.req", self.directory / f"{number}.resp"
+        asked.write_bytes(request)
+        run("openssl", "ocsp", "-index", self.index, "-CA", self.certificate,
+            "-rsigner", self.certificate, "-rkey", self.key, "-ndays", str(days),
+            "-reqin", asked, "-respout", answered)  # fmt: skip
+        self.asked.append(asked)
+        return answered.read_bytes()
+
+    def issue(self, name="localhost", status="V", usage="serverAuth", kind="ec"):
+        return Leaf(self, name, status, usage, kind)
+
+    def response_file(self, leaf, days):
+        """A response for a host that has its own."""
+        request = self.directory / f"{leaf.serial}.own.req"
+        run("openssl", "ocsp", "-issuer", self.certificate, "-cert", leaf.certificate,
+            "-no_nonce", "-reqout", request)  # fmt: skip
+        file = self.directory / f"{leaf.serial}.own"
+        file.write_bytes(self.respond(request.read_bytes(), days))
+        self.asked.clear()
+        return file
+
+
+class Bench:
+    """What one row works with; everything that it starts ends with it."""
+
+    def __init__(self, library, directory):
+        self.library = library
+        self.directory = directory
+        directory.chmod(0o777)
+        self.log = directory / "shim.log"
+        self.log.touch()
+        self.log.chmod(0o666)
+        self.authority = Authority(directory)
+        self.issue = self.authority.issue
+        self.endings = []
+
+    def environment(self):
+        return {
+            **os.environ,
+            "LD_PRELOAD": self.library,
+            "OCSPRELOAD_LOG": str(self.log),
+            "OCSPRELOAD_LOG_LEVEL": os.environ.get("OCSPRELOAD_LOG_LEVEL", "warning"),
+            "OCSPRELOAD_TRUSTED": str(self.authority.certificate),
+            "OCSPRELOAD_STARTUP_WAIT": "10s",
+        }
+
+    def close(self):
+        for end in reversed(self.endings):
+            end()
+        self.authority.server.shutdown()
+        self.authority.server.server_close()
+
+    def start(self, *command, shim=True, port, udp=False):
+        output = (self.directory / f"output-{next(_numbers)}").open("w+b")
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=self.environment() if shim else None,
+        )
+
+        def end():
+            process.terminate()
+            process.wait(PATIENCE)
+
+        self.endings.append(end)
+
+        def is_ready():
+            check(process.poll() is None, f"{command[0]} ended: {read(output)}")
+            return listens(port, udp)
+
+        wait_until(is_ready, f"{command[0]} listens")
+        return process
+
+    def s_server(self, leaf, *options, shim=True, udp=False):
+        port = free_port(udp)
+        self.start("openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", leaf.certificate,
+                   "-key", leaf.key, "-quiet", *options,
+                   port=port, shim=shim, udp=udp)  # fmt: skip
+        return port
+
+    def python(self, leaf):
+        port = free_port()
+        server = HERE.parent / "hosts" / "python_server.py"
+        self.start(sys.executable, server, port, leaf.pem, port=port)
+        return port
+
+    def nginx(self, leaf, more="", servers=(), shim=True):
+        return Nginx(self, leaf, more, servers, shim)
+
+    def check_log(self):
+        check(not self.log.read_text(), f"logged: {self.log.read_text()}")
+
+    def s_client(self, port, *options, shim=False, status=0):
+        return run("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile",
+                   self.authority.certificate, "-verify_return_error", "-status", *options,
+                   env=self.environment() if shim else None, status=status)  # fmt: skip
+
+    def check_stapled(self, port, *options):
+        output = self.s_client(port, *options)
+        check("OCSP Response Status: successful" in output, "no staple")
+        check("Cert Status: good" in output, output)
+        return output
+
+    def check_unstapled(self, port, *options):
+        output = self.s_client(port, *options)
+        check("OCSP Response Status" not in output, "a staple")
+        check("Verify return code: 0 (ok)" in output, output)
+
+
+class Nginx:
+    """In daemon mode, with a master that binds and workers of another user."""
+
+    def __init__(self, bench, leaf, more, servers, shim):
+        self.bench = bench
+        self.port = free_port()
+        self.directory = bench.directory / f"nginx-{next(_numbers)}"
+        (self.directory / "html").mkdir(parents=True)
+        (self.directory / "html" / "index.html").write_text("ok")
+        (self.directory / "logs").mkdir()
+        self.error_log = self.directory / "error.log"
+        hosts = [(leaf.name, leaf, more), *((other.name, other, "") for other in servers)]
+        (self.directory / "nginx.conf").write_text(
+            "user www-data; worker_processes 2; pid nginx.pid; error_log error.log notice;\n"
+            "events { worker_connections 64; }\n"
+            "http { access_log off;\n"
+            + "".join(f"  {name}_temp_path {name};\n" for name in self.temporary())
+            + "".join(self.server(*host) for host in hosts)
+            + "}\n"
+        )
+        run(NGINX, "-p", self.directory, "-c", self.directory / "nginx.conf",
+            env=bench.environment() if shim else None)  # fmt: skip
+        bench.endings.append(self.stop)
+        wait_until(lambda: listens(self.port), "nginx listens")
+
+    @staticmethod
+    def temporary():
+        modules = run(NGINX, "-V")
+        names = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        return [name for name in names if f"--without-http_{name}_module" not in modules]
+
+    def server(self, name, leaf, more):
+        certificate = "" if "ssl_certificate " in more else f"ssl_certificate {leaf.certificate};"
+        key = "" if "ssl_certificate_key " in more else f"ssl_certificate_key {leaf.key};"
+        return (
+            f"  server {{ listen 127.0.0.1:{self.port} ssl; server_name {name};\n"
+            f"    {certificate} {key} ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off;\n"
+            f"    ssl_session_tickets off; {more} }}\n"
+        )
+
+    def pid(self):
+        return int((self.directory / "nginx.pid").read_text())
+
+    def workers(self):
+        children = pathlib.Path(f"/proc/{self.pid()}/task/{self.pid()}/children").read_text()
+        return set(children.split())
+
+    def reload(self):
+        before = self.workers()
+        # Not nginx -s: that is another nginx, which loads the certificates too, and asks for them.
+        os.kill(self.pid(), signal.SIGHUP)
+        wait_until(lambda: len(self.workers()) == 2 and not self.workers() & before, "new workers")
+
+    def stop(self):
+        pid = self.pid()
+        os.kill(pid, signal.SIGQUIT)
+        wait_until(lambda: has_ended(pid), "nginx's end")
+
+    def check_log(self):
+        log = self.error_log.read_text()
+        check(not re.search(r"\[(warn|error|crit|alert|emerg)\]", log), log)
+
+
+def has_ended(pid):
+    # Nobody need be there to reap it: the first process of the root is this program's parent.
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def read(file):
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def free_port(udp=False):
+    with socket.socket(type=socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def listens(port, udp=False):
+    """Without a connection, which the first handshake must be."""
+    table = pathlib.Path("/proc/net/udp" if udp else "/proc/net/tcp").read_text()
+    state = "07" if udp else "0A"
+    return f"0100007F:{port:04X} 00000000:0000 {state}" in table
+
+
+VERSIONS = ("-tls1_3", "-tls1_2")
+
+
+def add_common_rows(name, start):
+    for version in VERSIONS:
+
+        @row(f"{name}: first handshake, TLS 1.{version[-1]}, stapled")
+        def first_handshake(bench, version=version):
+            port = start(bench, bench.issue())
+            bench.check_stapled(port, version)
+            bench.check_stapled(port, version)
+            check(len(bench.authority.asked) == 1, f"asked {len(bench.authority.asked)} times")
+            bench.check_log()
+
+    @row(f"{name}: revoked, not stapled")
+    def revoked(bench):
+        port = start(bench, bench.issue(status="R"))
+        for version in VERSIONS:
+            bench.check_unstapled(port, version)
+        log = bench.log.read_text()
+        check("revoked" in log and log.count("\n") == 1, f"logged: {log}")
+
+
+add_common_rows("s_server", lambda bench, leaf: bench.s_server(leaf))
+add_common_rows("nginx", lambda bench, leaf: bench.nginx(leaf).port)
+add_common_rows("Python", lambda bench, leaf: bench.python(leaf))
+
+
+@row("s_server: DTLS")
+def dtls(bench):
+    port = bench.s_server(bench.issue(), "-dtls1_2", udp=True)
+    bench.check_stapled(port, "-dtls1_2")
+    bench.check_log()
+
+
+@row("s_server: RSA and ECDSA")
+def two_certificates(bench):
+    other = bench.issue(kind="rsa")
+    port = bench.s_server(bench.issue(), "-dcert", other.certificate, "-dkey", other.key)
+    for kind, cipher in (("RSA", "AES128"), ("ECDSA", "AES128"), ("RSA", "AES256")):
+        hash_size = {"AES128": 256, "AES256": 384}[cipher]
+        suite = f"ECDHE-{kind}-{cipher}-GCM-SHA{hash_size}"
+        bench.check_stapled(port, "-tls1_2", "-cipher", suite)
+    check(len(bench.authority.asked) == 2, f"asked {len(bench.authority.asked)} times")
+    bench.check_log()
+
+
+@row("s_server: own staple left alone")
+def own_staple(bench):
+    leaf = bench.issue()
+    file = bench.authority.response_file(leaf, days=20)
+    wanted = re.search("Next Update: .*", run("openssl", "ocsp", "-respin", file, "-text",
+                                              "-noverify"))  # fmt: skip
+    port = bench.s_server(leaf, "-status", "-status_file", file)
+    for version in VERSIONS:
+        check(wanted.group() in bench.check_stapled(port, version), "stapled another")
+
+
+@row("s_server: compressed certificate keeps the staple")
+def compressed_certificate(bench):
+    usage = run("openssl", "s_server", "-help")
+    if "-cert_comp" not in usage:
+        raise Absent
+    port = bench.s_server(bench.issue(), "-cert_comp")
+    bench.check_stapled(port, "-tls1_3")
+    bench.check_log()
+
+
+@row("nginx: reload keeps it")
+def reload(bench):
+    nginx = bench.nginx(bench.issue())
+    bench.check_stapled(nginx.port)
+    for _ in range(3):
+        nginx.reload()
+        for _ in range(8):
+            bench.check_stapled(nginx.port)
+    check(len(bench.authority.asked) == 1, f"asked {len(bench.authority.asked)} times")
+    nginx.check_log()
+    bench.check_log()
+
+
+@row("nginx: second name (SNI)")
+def second_name(bench):
+    nginx = bench.nginx(bench.issue("one.example"), servers=[bench.issue("two.example")])
+    for name in ("two.example", "one.example"):
+        output = bench.check_stapled(nginx.port, "-servername", name, "-verify_hostname", name)
+        check(f"CN = {name}" in output or f"CN={name}" in output, output)
+    nginx.check_log()
+    bench.check_log()
+
+
+@row("nginx: certificate in a variable")
+def variable_certificate(bench):
+    leaf = bench.issue()
+    # Workers read it, in every handshake.
+    leaf.key.chmod(0o644)
+    (bench.directory / "localhost.v.crt").symlink_to(leaf.certificate)
+    (bench.directory / "localhost.v.key").symlink_to(leaf.key)
+    nginx = bench.nginx(
+        leaf,
+        f"ssl_certificate {bench.directory}/$ssl_server_name.v.crt;"
+        f"ssl_certificate_key {bench.directory}/$ssl_server_name.v.key;",
+    )
+    for version in VERSIONS:
+        bench.check_stapled(nginx.port, "-servername", "localhost", version)
+    nginx.check_log()
+
+
+@row("nginx: own staple left alone")
+def nginx_own_staple(bench):
+    leaf = bench.issue()
+    file = bench.authority.response_file(leaf, days=20)
+    wanted = re.search("Next Update: .*", run("openssl", "ocsp", "-respin", file, "-text",
+                                              "-noverify"))  # fmt: skip
+    nginx = bench.nginx(leaf, f"ssl_stapling on; ssl_stapling_file {file};")
+    for version in VERSIONS:
+        check(wanted.group() in bench.check_stapled(nginx.port, version), "stapled another")
+    nginx.check_log()
+
+
+@row("s_client: client certificate left alone")
+def client_certificate(bench):
+    client = bench.issue("client", usage="clientAuth,serverAuth")
+    options = ["-Verify", "1", "-verify_return_error", "-CAfile", bench.authority.certificate]
+    port = bench.s_server(bench.issue(), *options, shim=False)
+    for version in VERSIONS:
+        output = bench.s_client(port, version, "-cert", client.certificate, "-key", client.key,
+                                shim=True)  # fmt: skip
+        check("Verify return code: 0 (ok)" in output, output)
+    check(not bench.authority.asked, "the responder was asked")
+    bench.check_log()
+
+
+@row("Python: client certificate left alone")
+def python_client_certificate(bench):
+    client = bench.issue("client", usage="clientAuth,serverAuth")
+    nginx = bench.nginx(
+        bench.issue(),
+        f"ssl_verify_client on; ssl_client_certificate {bench.authority.certificate};",
+        shim=False,
+    )
+    text = f"""
+import socket, ssl
+# What older Pythons make by default may be a server's as well.
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.load_verify_locations({str(bench.authority.certificate)!r})
+context.load_cert_chain({str(client.pem)!r})
+for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+    context.minimum_version = context.maximum_version = version
+    raw = socket.create_connection(("127.0.0.1", {nginx.port}))
+    with context.wrap_socket(raw, server_hostname="localhost") as tls:
+        tls.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        assert b"200 OK" in tls.recv(4096)
+"""
+    run(sys.executable, "-c", text, env=bench.environment())
+    check(not bench.authority.asked, "the responder was asked")
+    nginx.check_log()
+    bench.check_log()
+
+
+def openssl_version(*command):
+    """Of the libssl that a program is linked with, by the text that its libcrypto has."""
+    linked = re.search(r"=> (\S*/libcrypto\.so\S*)", run("ldd", *command))
+    library = ctypes.CDLL(linked.group(1))
+    library.OpenSSL_version.restype = ctypes.c_char_p
+    return library.OpenSSL_version(0).decode().split()[1]
+
+
+def print_row(name, result):
+    print(json.dumps([name, result]), flush=True)
+
+
+def which(program):
+    return run("sh", "-c", f"command -v {program}").strip()
+
+
+def main():
+    library = sys.argv[1]
+    only = sys.argv[2] if len(sys.argv) > 2 else ""
+    import _ssl  # pylint: disable=import-outside-toplevel
+
+    print_row("OpenSSL of s_server", openssl_version(which("openssl")))
+    print_row("OpenSSL of nginx", openssl_version(which(NGINX)))
+    print_row("OpenSSL of Python", openssl_version(_ssl.__file__))
+    for number, (name, function) in enumerate(ROWS):
+        if only not in name:
+            continue
+        directory = pathlib.Path(f"/tmp/{number}")
+        directory.mkdir()
+        bench = Bench(library, directory)
+        result = "ok"
+        try:
+            function(bench)
+        except Absent:
+            result = "-"
+        except Exception:  # pylint: disable=broad-except
+            result = traceback.format_exc() + bench.log.read_text()
+        try:
+            bench.close()
+        except Exception:  # pylint: disable=broad-except
+            result = traceback.format_exc() if result == "ok" else result
+        print_row(name, result)
+
+
+main()
