@@ -81,7 +81,9 @@ class Witness:
             lie = int(match["name"])
             why = match["why"].replace(f"127.0.0.1:{self.responder.port}", "RESPONDER")
             # All at once, on a slow machine, some that do answer are late.
-            if self.lies[lie][0] == "The responder" or not why.startswith("no answer within"):
+            late = why.startswith("no answer within")
+            silent = self.lies[lie][0] == "The responder" and "waiting for the response" in why
+            if silent or not late:
                 found.setdefault(lie, why)
         return found
 
