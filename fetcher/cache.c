@@ -19,13 +19,16 @@ enum {
 	LEAST_SHARE = 8,
 };
 
-/* Address space, not memory: pages come into being when they are written. */
+/*
+ * Address space, not memory: pages come into being when they are written. But it counts in
+ * RLIMIT_AS, which vsftpd sets to 200 MB in its children, after a thread's malloc took 64 of them.
+ */
 static const struct extent {
 	size_t size;
 	uint32_t slots; /* as many buckets */
 	uint32_t issuers;
 } extents[] = {
-	{(size_t)128 << 20, 16384, 4096},
+	{(size_t)64 << 20, 16384, 4096},
 	{(size_t)16 << 20, 2048, 512},
 	{(size_t)2 << 20, 256, 64},
 };
