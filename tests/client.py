@@ -33,11 +33,38 @@ class Handshake:
     resumed: bool
     seconds: float
     session: typing.Any = None
-    body: bytes = b""
+    answer: bytes = b""
 
     @property
     def stapled(self):
         return self.staple is not None
+
+    @property
+    def body(self):
+        """Of an answer in HTTP."""
+        return self.answer.partition(b"\r\n\r\n")[2]
+
+
+@dataclasses.dataclass
+class Talk:
+    """
+    What is said in the clear before TLS begins (pairs of what to say and what to wait for), what is
+    asked in TLS, and what the answer to that ends with if the server does not hang up.
+    """
+
+    opening: tuple = ()
+    request: bytes = b"GET / HTTP/1.0\r\n\r\n"
+    end: bytes = b""
+
+    def open(self, raw):
+        for words, end in self.opening:
+            raw.sendall(words)
+            answer = b""
+            # By the byte: what comes after it belongs to TLS.
+            while not answer.endswith(end):
+                byte = raw.recv(1)
+                assert byte, f"hung up after {answer}"
+                answer += byte
 
 
 class Client:
@@ -63,7 +90,9 @@ class Client:
         self._staple = staple or None
         return True
 
-    def handshake(self, port, sni="localhost", session=None, timeout=20):
+    def handshake(self, port, sni="localhost", session=None, timeout=20, talk=None):
+        """talk tells what to say to a server that is not for the web; see Talk."""
+        talk = talk or Talk()
         self._staple = None
         began = time.monotonic()
         with socket.create_connection(("127.0.0.1", port), timeout) as raw:
@@ -71,6 +100,7 @@ class Client:
             raw.setsockopt(
                 socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout.to_bytes(8, "little") + bytes(8)
             )
+            talk.open(raw)
             connection = SSL.Connection(self._context, raw)
             connection.set_connect_state()
             if sni:
@@ -82,8 +112,8 @@ class Client:
             connection.do_handshake()
             seconds = time.monotonic() - began
             # A request, because the tickets of TLS 1.3 come after the handshake.
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            answer = _receive_all(connection)
+            connection.sendall(talk.request)
+            answer = _receive(connection, talk.end)
             result = Handshake(
                 staple=self._staple,
                 version=connection.get_protocol_version_name(),
@@ -91,7 +121,7 @@ class Client:
                 resumed=lib.SSL_session_reused(connection._ssl) == 1,
                 seconds=seconds,
                 session=connection.get_session(),
-                body=answer.partition(b"\r\n\r\n")[2],
+                answer=answer,
             )
             try:
                 connection.shutdown()
@@ -100,17 +130,19 @@ class Client:
             return result
 
 
-def _receive_all(connection):
+def _receive(connection, end):
+    """Until the server hangs up, or has said end."""
     data = b""
     try:
-        while True:
+        while not end or end not in data:
             data += connection.recv(4096)
     except (SSL.ZeroReturnError, SSL.SysCallError):
-        return data
+        pass
+    return data
 
 
-def handshake(port, sni="localhost", **options):
-    return Client(**options).handshake(port, sni)
+def handshake(port, sni="localhost", session=None, talk=None, **options):
+    return Client(**options).handshake(port, sni, session, talk=talk)
 
 
 # The judge. It shares no code with the shim: Python's cryptography, and the openssl command.

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,8 +89,9 @@ def _sanitizer_runtimes():
 
 def children(pid):
     found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
+    # The process may end under our eyes.
+    with contextlib.suppress(OSError):
+        for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
             found += [int(child) for child in task.read_text().split()]
     return found
 
@@ -154,17 +156,19 @@ class Server:
     def command(self):
         raise NotImplementedError
 
+    def environment(self):
+        if self.shim:
+            return self.shim.environment(**self._environment)
+        return {**PLAIN_ENVIRONMENT, **self._environment}
+
     def start(self):
         command = self._wrapper + self.command()
         if self.shim:
             command = self.shim.command(command)
-            environment = self.shim.environment(**self._environment)
-        else:
-            environment = {**PLAIN_ENVIRONMENT, **self._environment}
         with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command,
-                env=environment,
+                env=self.environment(),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -268,6 +272,7 @@ class Nginx(Server):
         user="www-data",
         listen="",
         extra="",
+        main="",
         **options,
     ):
         super().__init__(directory, shim, **options)
@@ -284,7 +289,7 @@ class Nginx(Server):
         )
         who = f"user {user};" if os.geteuid() == 0 else ""
         self._conf.write_text(
-            f"{who}\nworker_processes {workers};\npid {self._pid_file};\n"
+            f"{who}\n{main}\nworker_processes {workers};\npid {self._pid_file};\n"
             f"error_log {self._error_log} info;\n"
             "events { worker_connections 64; }\n"
             f"http {{\naccess_log off;\nssl_protocols TLSv1.2 TLSv1.3;\n"
@@ -292,7 +297,9 @@ class Nginx(Server):
         )
 
     def command(self):
-        return ["nginx", "-p", str(self.directory), "-c", str(self._conf)] + [
+        # Whole, for an upgrade in place.
+        nginx = shutil.which("nginx", path=PLAIN_ENVIRONMENT["PATH"]) or "nginx"
+        return [nginx, "-p", str(self.directory), "-c", str(self._conf)] + [
             "-e",
             str(self._error_log),
             "-g",

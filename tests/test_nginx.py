@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
 """An unmodified nginx, with nothing in its configuration about stapling."""
 
+import concurrent.futures
 import os
 import signal
 
 import pytest
 import responder as r
 from client import Client, assert_strict, handshake, s_client
-from servers import HAS_SIGNALS_AFTER_FORK, Site
+from servers import HAS_SIGNALS_AFTER_FORK, Site, end_tree, is_alive
 from support import wait_until
 
 VERSIONS = ["1.2", "1.3"]
+
+needs_signals = pytest.mark.skipif(
+    not HAS_SIGNALS_AFTER_FORK, reason="a daemon that cannot be told anything"
+)
 
 
 @pytest.mark.parametrize("tls", VERSIONS)
@@ -185,3 +190,90 @@ def test_ending_nginx_is_as_before(nginx, issue):
         assert handshake(server.port).stapled, server.log()
         assert server.stop(how) == 0, server.log()
         assert "exited on signal" not in server.log()
+
+
+def test_400_connections_to_8_workers_cost_one_request(nginx, issue, responder):
+    leaf = issue(behaviour=r.delayed(0.2, r.good()))
+    server = nginx(leaf, workers=8, listen="reuseport")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda _: handshake(server.port), range(400)))
+    assert all(result.stapled for result in results)
+    assert {int(result.body) for result in results} == set(server.workers())
+    assert responder.count(leaf) == 1
+
+
+def renew(old, new):
+    old.chain_file.write_bytes(new.chain_file.read_bytes())
+    old.key_file.write_bytes(new.key_file.read_bytes())
+
+
+@needs_signals
+def test_a_renewed_certificate_is_stapled_as_soon_as_a_reload_brings_it(
+    nginx, issue, responder, tmp_path
+):
+    old, new = issue(), issue(behaviour=r.delayed(0.15, r.good()))
+    server = nginx(old)
+    assert handshake(server.port).stapled
+    renew(old, new)
+    os.kill(server.pid, signal.SIGHUP)
+
+    def meets_the_new_one():
+        result = handshake(server.port)
+        assert result.stapled, server.log()
+        return result.serial == new.serial and result
+
+    assert_strict(wait_until(meets_the_new_one).staple, new, tmp_path)
+    assert responder.count(old) == responder.count(new) == 1
+
+
+@needs_signals
+def test_reloads_with_the_same_certificate_cost_no_request_and_no_staple(nginx, issue, responder):
+    leaf = issue()
+    server = nginx(leaf)
+    for _ in range(5):
+        before = set(server.workers())
+        os.kill(server.pid, signal.SIGHUP)
+
+        def all_are_new():
+            assert handshake(server.port).stapled, server.log()
+            return not before & set(server.workers())
+
+        wait_until(all_are_new)
+    assert responder.count(leaf) == 1
+
+
+@needs_signals
+def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, issue):
+    leaf = issue()
+    names = ["LD_PRELOAD", "OCSPRELOAD_STORE", "OCSPRELOAD_LOG_LEVEL", "ASAN_OPTIONS"]
+    server = nginx(leaf, main="".join(f"env {name};" for name in [*names, "UBSAN_OPTIONS"]))
+    old = server.pid
+    try:
+        os.kill(old, signal.SIGUSR2)
+        aside = server.directory / "nginx.pid.oldbin"
+        wait_until(lambda: aside.exists() and (server.directory / "nginx.pid").exists())
+        new = wait_until(lambda: server.pid != old and server.pid)
+        wait_until(server.workers)
+        os.kill(old, signal.SIGQUIT)
+        wait_until(lambda: not is_alive(old))
+        for _ in range(5):
+            assert handshake(server.port).stapled, server.log()
+        assert is_alive(new)
+    finally:
+        if is_alive(old):
+            end_tree(old)
+
+
+def test_workers_whose_master_was_killed_staple_and_refresh(nginx, issue, responder):
+    leaf = issue(behaviour=r.good(validity=4))
+    server = nginx(leaf)
+    workers = server.workers()
+    os.kill(server.pid, signal.SIGKILL)
+    try:
+        before = responder.count(leaf)
+        wait_until(lambda: responder.count(leaf) > before + 1, what=server.log)
+        for _ in range(5):
+            assert handshake(server.port).stapled
+    finally:
+        for worker in workers:
+            end_tree(worker, signal.SIGKILL)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Debian's servers, as Debian runs them."""
+
+import contextlib
+import itertools
+import pathlib
+import shutil
+import tempfile
+
+import daemons
+import pytest
+import responder as r
+from client import assert_strict
+from conftest import needs_root, plain_build_only
+from servers import PLAIN_ENVIRONMENT, is_alive, tree
+from support import wait_until
+
+pytestmark = [needs_root, plain_build_only]
+
+DELAY = 0.15  # what a responder on the other side of the world takes
+
+KINDS = [
+    daemons.ApachePrefork,
+    daemons.ApacheEvent,
+    daemons.Haproxy,
+    daemons.Lighttpd,
+    daemons.Stunnel,
+    daemons.StunnelInJail,
+    daemons.Postgresql,
+    daemons.Redis,
+    daemons.Postfix,
+    daemons.Gunicorn,
+    daemons.Mosquitto,
+    daemons.Unbound,
+]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.lower())
+every_kind_that_reloads = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.reload_signal], ids=lambda kind: kind.__name__.lower()
+)
+
+
+@pytest.fixture
+def daemon(shim):
+    """Starts a daemon in a directory that other users than root can reach."""
+    numbers = itertools.count(1)
+    root = pathlib.Path(tempfile.mkdtemp(prefix="daemon-"))
+    root.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+
+        def start(kind, leaf, with_shim=True, **options):
+            if not shutil.which(kind.program, path=PLAIN_ENVIRONMENT["PATH"]):
+                pytest.skip(f"there is no {kind.program}")
+            directory = root / str(next(numbers))
+            directory.mkdir()
+            shim_or_none = shim if with_shim else None
+            return stack.enter_context(kind(directory, shim_or_none, leaf, **options))
+
+        start.directory = root
+        yield start
+
+
+@every_kind
+def test_staples_from_the_first_handshake_on_and_asks_once(
+    daemon, kind, issue, responder, tmp_path
+):
+    leaf = issue(kind="rsa", behaviour=r.delayed(DELAY, r.good()))
+    server = daemon(kind, leaf)
+    assert_strict(server.handshake().staple, leaf, tmp_path)
+    for tls in ("1.2", "1.3", "1.2", "1.3"):
+        assert server.handshake(tls=tls).stapled, server.log()
+    assert not kind.shares_cache or responder.count(leaf) == 1
+    assert not server.shim_lines("error", "warning")
+
+
+@every_kind
+def test_serves_logs_and_ends_as_without_the_shim(daemon, kind, issue):
+    seen, trouble = [], []
+    leaf = issue(kind="rsa")
+    for with_shim in (False, True):
+        server = daemon(kind, leaf, with_shim)
+        results = [server.handshake(tls=tls) for tls in ("1.3", "1.2")]
+        results.append(server.handshake(ask=False))
+        pids = tree(server.pid)
+        status = server.stop()
+        assert not any(map(is_alive, pids))
+        answers = [(result.version, result.serial, result.answer[:12]) for result in results]
+        seen.append((answers, status))
+        trouble.append(server.trouble())
+    assert seen[0] == seen[1]
+    assert status == kind.exit_status
+    assert not trouble[1] - trouble[0]
+
+
+@every_kind_that_reloads
+def test_a_renewed_certificate_is_stapled_from_its_first_handshake_on(
+    daemon, kind, issue, responder, tmp_path
+):
+    old = issue(kind="rsa")
+    new = issue(kind="rsa", behaviour=r.delayed(DELAY, r.good()))
+    server = daemon(kind, old)
+    assert server.handshake().stapled
+    server.renew(new)
+    server.reload()
+
+    def meets_the_new_one():
+        result = server.handshake()
+        assert result.stapled, server.log()
+        return result.serial == new.serial and result
+
+    assert_strict(wait_until(meets_the_new_one).staple, new, tmp_path)
+    assert not kind.shares_cache or responder.count(old) == responder.count(new) == 1
+
+
+@every_kind_that_reloads
+def test_a_reload_costs_no_staple_and_no_request(daemon, kind, issue, responder):
+    leaf = issue(kind="rsa")
+    server = daemon(kind, leaf)
+    for _ in range(3):
+        server.reload()
+        for _ in range(5):
+            assert server.handshake().stapled, server.log()
+    assert not kind.keeps_cache or responder.count(leaf) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.has_store], ids=lambda kind: kind.__name__.lower()
+)
+def test_a_restart_while_the_responder_is_down_staples_at_once(
+    daemon, kind, issue, responder, tmp_path
+):
+    leaf = issue(kind="rsa")
+    store = daemon.directory / "store"
+    store.mkdir(mode=0o700)
+    if kind.user or kind.runs_as:
+        shutil.chown(store, kind.user or kind.runs_as)
+    environment = {"OCSPRELOAD_STORE": str(store)}
+    server = daemon(kind, leaf, environment=environment)
+    assert server.handshake().stapled, server.log()
+    server.stop()
+    responder.stop()
+    assert_strict(daemon(kind, leaf, environment=environment).handshake().staple, leaf, tmp_path)
+    assert responder.count(leaf) == 1
+
+
+def test_vsftpd_staples_in_the_little_address_space_that_it_leaves_itself(
+    daemon, issue, responder, tmp_path
+):
+    leaf = issue(kind="rsa")
+    server = daemon(daemons.Vsftpd, leaf)
+    # A raw clone while the thread is at work is a matter of its own.
+    wait_until(lambda: "stapling the response" in server.log())
+    for tls in ("1.3", "1.2"):
+        result = server.handshake(tls=tls)
+        assert_strict(result.staple, leaf, tmp_path)
+        assert result.answer.startswith(b"221")
+    assert responder.count(leaf) == 1
