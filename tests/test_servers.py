@@ -50,7 +50,7 @@ def daemon(shim):
 
         def start(kind, leaf, with_shim=True, **options):
             if not shutil.which(kind.program, path=PLAIN_ENVIRONMENT["PATH"]):
-                pytest.skip(f"there is no {kind.program}")
+                pytest.fail(f"{kind.program} is missing: scripts/deps test installs it")
             directory = root / str(next(numbers))
             directory.mkdir()
             shim_or_none = shim if with_shim else None
