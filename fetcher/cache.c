@@ -40,7 +40,7 @@ struct cache {
 	uint32_t news_seen;        /* the leader's own */
 
 	pthread_mutex_t leader;
-	pthread_mutex_t standby;
+	pthread_mutex_t standby[CACHE_STANDBYS];
 
 	/* Everything below is written under add, in an order that a dead writer cannot spoil. */
 	pthread_mutex_t add;
@@ -137,6 +137,7 @@ struct cache *cache_create(void)
 {
 	struct extent extent;
 	struct cache *cache = map_extent(&extent);
+	bool ok;
 
 	if (!cache)
 		return NULL;
@@ -144,12 +145,13 @@ struct cache *cache_create(void)
 	cache->buckets = arena_take(cache, extent.slots * sizeof(*cache->buckets));
 	cache->slots = arena_take(cache, extent.slots * sizeof(*cache->slots));
 	cache->issuers = arena_take(cache, extent.issuers * sizeof(*cache->issuers));
-	if (!mutex_init(&cache->leader) || !mutex_init(&cache->standby) ||
-		!mutex_init(&cache->add)) {
-		cache_destroy(cache);
-		return NULL;
-	}
-	return cache;
+	ok = mutex_init(&cache->leader) && mutex_init(&cache->add);
+	for (int place = 0; place < CACHE_STANDBYS; place++)
+		ok = ok && mutex_init(&cache->standby[place]);
+	if (ok)
+		return cache;
+	cache_destroy(cache);
+	return NULL;
 }
 
 void cache_destroy(struct cache *cache)
@@ -503,25 +505,34 @@ void cache_wake(struct cache *cache)
 	futex_wake(&cache->news);
 }
 
-bool cache_stand_by(struct cache *cache)
+int cache_stand_by(struct cache *cache)
 {
 	static const struct timespec moment = {0, 500000};
 
 	/* Whoever only looks (mutex_is_free) holds it for an instant: that is no reason to go. */
 	for (int tries = 0; tries < 4; tries++) {
-		if (mutex_trylock(&cache->standby))
-			return true;
+		for (int place = 0; place < CACHE_STANDBYS; place++)
+			if (mutex_trylock(&cache->standby[place]))
+				return place;
 		nanosleep(&moment, NULL);
 	}
-	return false;
+	return -1;
 }
 
-bool cache_lead(struct cache *cache)
+/* From place to place: who holds one waits for the one before it, the first for the leader's. */
+bool cache_lead(struct cache *cache, int place)
 {
-	bool leads = mutex_lock(&cache->leader);
+	bool moves = true;
 
-	pthread_mutex_unlock(&cache->standby);
-	return leads;
+	for (; moves && place > 0; place--) {
+		moves = mutex_lock(&cache->standby[place - 1]);
+		pthread_mutex_unlock(&cache->standby[place]);
+	}
+	if (!moves)
+		return false;
+	moves = mutex_lock(&cache->leader);
+	pthread_mutex_unlock(&cache->standby[0]);
+	return moves;
 }
 
 /* A lock that is free or a dead owner's is taken for an instant: nobody else can tell the kernel.
@@ -534,12 +545,20 @@ static bool mutex_is_free(pthread_mutex_t *mutex)
 	return true;
 }
 
+static bool any_standby_is(struct cache *cache, bool free)
+{
+	for (int place = 0; place < CACHE_STANDBYS; place++)
+		if (mutex_is_free(&cache->standby[place]) == free)
+			return true;
+	return false;
+}
+
 bool cache_is_led(struct cache *cache)
 {
-	return !mutex_is_free(&cache->standby) || !mutex_is_free(&cache->leader);
+	return any_standby_is(cache, false) || !mutex_is_free(&cache->leader);
 }
 
 bool cache_wants_standby(struct cache *cache)
 {
-	return mutex_is_free(&cache->standby);
+	return any_standby_is(cache, true);
 }

@@ -159,19 +159,23 @@ bool cache_has_news(const struct cache *cache);
 void cache_wake(struct cache *cache);
 
 /*
- * Leadership. One thread leads, one may stand by; both places are robust mutexes, so that the
- * kernel hands a dead owner's place on. A thread first takes the standby's place: false if somebody
- * has it.
+ * Leadership. One thread leads, two may stand by; the places are robust mutexes, so that the kernel
+ * hands a dead owner's place on. Two, because at the moment in which a daemon's first standby
+ * begins to lead, nobody forks any more who could send another.
+ *
+ * A thread first takes a standby's place: its number, or -1 if there is none free.
  */
-bool cache_stand_by(struct cache *cache);
+enum { CACHE_STANDBYS = 2 };
+int cache_stand_by(struct cache *cache);
 
-/* The standby then sleeps until the leader is gone, and leads until its thread ends. */
-bool cache_lead(struct cache *cache);
+/* The standby then sleeps until those before it are gone, and leads until its thread ends. */
+bool cache_lead(struct cache *cache, int place);
 
 /* True if a leader lives, or is about to. */
 bool cache_is_led(struct cache *cache);
 
-/* True if nobody stands by, so that a thread that calls cache_stand_by now would be of use. */
+/* True if a standby's place is free, so that a thread that calls cache_stand_by now would be of
+ * use. */
 bool cache_wants_standby(struct cache *cache);
 
 #endif

@@ -167,12 +167,12 @@ static void *run_thread(void *argument)
 {
 	static const struct loop_gate loop_gate = {enter_gate, leave_gate};
 	struct cache *shared = atomic_load(&cache);
-	bool stands_by = cache_stand_by(shared);
+	int place = cache_stand_by(shared);
 
 	pthread_setname_np(pthread_self(), "ocspreload");
 	/* The place is taken by now: a child forked next does not try to take it too. */
 	sem_post(argument);
-	if (stands_by && cache_lead(shared)) {
+	if (place >= 0 && cache_lead(shared, place)) {
 		thread_supply = host_supply(atomic_load(&thread_crypto));
 		enter_gate();
 		loop_run(&thread_supply, &loop_gate);
@@ -329,7 +329,7 @@ static void child_forked(void)
 	atomic_store(&next_check, 0);
 	atomic_store(&own_pid, getpid());
 	descriptor_close_all();
-	/* The parent may be a daemon's launcher that exits next: one child stands by. */
+	/* The parent may be a daemon's launcher that exits next: two children stand by. */
 	if (cache_wants_standby(atomic_load(&cache)))
 		ensure_thread();
 	errno = saved;

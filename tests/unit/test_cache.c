@@ -475,20 +475,26 @@ static void say(int fd, char word)
 		_exit(1);
 }
 
+/* In shared memory: who led last. */
+static _Atomic pid_t *leading;
+
 /* A process that says 's' when it stands by, 'L' when it leads, 'n' when the place is taken. */
 static pid_t start_candidate(struct cache *cache, int fd)
 {
 	pid_t child = fork();
+	int place;
 
 	if (child != 0)
 		return child;
-	if (!cache_stand_by(cache)) {
+	place = cache_stand_by(cache);
+	if (place < 0) {
 		say(fd, 'n');
 		_exit(0);
 	}
 	say(fd, 's');
-	if (!cache_lead(cache))
+	if (!cache_lead(cache, place))
 		_exit(1);
+	atomic_store(leading, getpid());
 	say(fd, 'L');
 	for (;;)
 		pause();
@@ -497,47 +503,54 @@ static pid_t start_candidate(struct cache *cache, int fd)
 static void test_the_standby_leads_when_the_leader_is_killed(void)
 {
 	struct cache *cache = make_cache();
-	pid_t leader, standby, third;
+	pid_t third;
 	int fd[2];
 
+	leading = mmap(
+		NULL, sizeof(*leading), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(leading != MAP_FAILED);
 	CHECK_EQ(pipe(fd), 0);
 	CHECK(!cache_is_led(cache));
 	CHECK(cache_wants_standby(cache));
-	leader = start_candidate(cache, fd[1]);
+	start_candidate(cache, fd[1]);
 	CHECK_EQ(hear(fd[0], PATIENCE), 's');
 	CHECK_EQ(hear(fd[0], PATIENCE), 'L');
 	CHECK(cache_is_led(cache));
-	CHECK(cache_wants_standby(cache));
+	start_candidate(cache, fd[1]);
+	CHECK_EQ(hear(fd[0], PATIENCE), 's');
 
 	for (unsigned i = 0; i < 10; i++) {
-		standby = start_candidate(cache, fd[1]);
+		CHECK(cache_wants_standby(cache));
+		start_candidate(cache, fd[1]);
 		CHECK_EQ(hear(fd[0], PATIENCE), 's');
 		CHECK(!cache_wants_standby(cache));
 		third = start_candidate(cache, fd[1]);
 		CHECK_EQ(hear(fd[0], PATIENCE), 'n');
 		CHECK_EQ(waitpid(third, NULL, 0), third);
 		CHECK_EQ(hear(fd[0], 0), 0);
-		end_child(leader);
+		end_child(atomic_load(leading));
 		CHECK_EQ(hear(fd[0], PATIENCE), 'L');
 		CHECK(cache_is_led(cache));
-		CHECK(cache_wants_standby(cache));
-		leader = standby;
 	}
 
+	/* With nobody to send another, the last standby leads in the end. */
+	end_child(atomic_load(leading));
+	CHECK_EQ(hear(fd[0], PATIENCE), 'L');
+
 	/* A standby that is killed leaves its place to the next. */
-	standby = start_candidate(cache, fd[1]);
-	CHECK_EQ(hear(fd[0], PATIENCE), 's');
-	end_child(standby);
-	CHECK(cache_wants_standby(cache));
-	standby = start_candidate(cache, fd[1]);
-	CHECK_EQ(hear(fd[0], PATIENCE), 's');
-	end_child(standby);
-	end_child(leader);
+	for (unsigned i = 0; i < 3; i++) {
+		third = start_candidate(cache, fd[1]);
+		CHECK_EQ(hear(fd[0], PATIENCE), 's');
+		end_child(third);
+		CHECK(cache_wants_standby(cache));
+	}
+	end_child(atomic_load(leading));
 	CHECK(!cache_is_led(cache));
-	leader = start_candidate(cache, fd[1]);
+	start_candidate(cache, fd[1]);
 	CHECK_EQ(hear(fd[0], PATIENCE), 's');
 	CHECK_EQ(hear(fd[0], PATIENCE), 'L');
-	end_child(leader);
+	end_child(atomic_load(leading));
+	munmap((void *)leading, sizeof(*leading));
 	close(fd[0]);
 	close(fd[1]);
 	cache_destroy(cache);
@@ -545,7 +558,7 @@ static void test_the_standby_leads_when_the_leader_is_killed(void)
 
 static void *run_short_lived_leader(void *cache)
 {
-	return cache_stand_by(cache) && cache_lead(cache) ? cache : NULL;
+	return cache_lead(cache, cache_stand_by(cache)) ? cache : NULL;
 }
 
 static void test_the_leader_leads_until_its_thread_ends(void)
