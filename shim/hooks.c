@@ -10,7 +10,10 @@
  */
 #include "libssl.h"
 #include "registry.h"
+#include "sidedoor.h"
 #include "staple.h"
+
+#include <sys/socket.h>
 
 #define HOOK __attribute__((visibility("default")))
 #define CALLER __builtin_return_address(0)
@@ -175,4 +178,14 @@ HOOK long SSL_CTX_callback_ctrl(SSL_CTX *ctx, int command, void (*callback)(void
 		staple_set_host_callback(lib, ctx, callback))
 		return 1;
 	return lib ? lib->SSL_CTX_callback_ctrl(ctx, command, callback) : 0;
+}
+
+/*
+ * Whatever way a server has to its OpenSSL, before it serves it listens. Not a function of OpenSSL:
+ * the real one is what comes after us.
+ */
+HOOK int listen(int fd, int backlog)
+{
+	sidedoor_open();
+	return sidedoor_listen(fd, backlog);
 }

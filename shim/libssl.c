@@ -21,6 +21,7 @@ struct object {
 	const void *address;
 	const char *start;
 	const char *end;
+	bool is_program;
 };
 
 static int measure_object(struct dl_phdr_info *info, size_t size, void *argument)
@@ -42,6 +43,7 @@ static int measure_object(struct dl_phdr_info *info, size_t size, void *argument
 		return 0;
 	object->start = (const char *)start; /* NOLINT(performance-no-int-to-ptr) */
 	object->end = (const char *)end;     /* NOLINT(performance-no-int-to-ptr) */
+	object->is_program = !info->dlpi_name || info->dlpi_name[0] == '\0';
 	return 1;
 }
 
@@ -59,7 +61,7 @@ static void *find_real(void *handle, const char *name)
 /* dlopen inside dl_iterate_phdr would wait for the lock that it holds in musl: only take notes. */
 struct candidates {
 	size_t count;
-	char path[8][512];
+	char path[LIBSSL_FOUND_MOST - 1][512];
 };
 
 static int collect_libssl(struct dl_phdr_info *info, size_t size, void *argument)
@@ -226,8 +228,10 @@ static struct libssl *bind_library(const void *real)
 
 	if (!dladdr(real, &info) || !dl_iterate_phdr(measure_object, &object))
 		return NULL;
-	/* Never unloaded again: the table and the ex_data callbacks outlive the host's dlclose. */
-	handle = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+	/* Never unloaded again: the table and the ex_data callbacks outlive the host's dlclose. The
+	 * name of the program itself is what its starter said, and may be anything. */
+	handle = dlopen(
+		object.is_program ? NULL : info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 	lib = handle ? calloc(1, sizeof(*lib)) : NULL;
 	if (!lib)
 		return NULL;
@@ -235,6 +239,7 @@ static struct libssl *bind_library(const void *real)
 	lib->end = object.end;
 	lib->x509_index = -1;
 	lib->ctx_index = -1;
+	lib->door_index = -1;
 	lib->version = find_version(handle);
 	if (bind_hooks(lib, handle) && bind_functions(lib, handle) && lib->version &&
 		!libcrypto_bind(&lib->crypto, handle)) {
@@ -244,6 +249,60 @@ static struct libssl *bind_library(const void *real)
 	/* A host that asks dlerror next must not read of what we did not find. */
 	dlerror();
 	return publish(lib);
+}
+
+/* OpenSSL takes no other allocator once it has used one, and says so; NULL changes nothing. */
+static bool is_in_use(void *handle)
+{
+	void *symbol = dlsym(handle, "CRYPTO_set_mem_functions");
+	__typeof__(&CRYPTO_set_mem_functions) set;
+
+	memcpy(&set, &symbol, sizeof(set));
+	return symbol && set(NULL, NULL, NULL) == 0;
+}
+
+static struct libssl *find_passed_by(void *handle)
+{
+	void *real = find_real(handle, "SSL_CTX_use_certificate");
+	struct libssl *lib = real ? find_bound(real) : NULL;
+
+	if (real && !lib && is_in_use(handle))
+		lib = bind_library(real);
+	if (!lib || !lib->known || atomic_load(&lib->reached) ||
+		atomic_exchange(&lib->passed_by, true))
+		return NULL;
+	return lib;
+}
+
+size_t libssl_find_passed_by(struct libssl *found[static LIBSSL_FOUND_MOST])
+{
+	struct candidates candidates = {0};
+	int saved = errno;
+	size_t count = 0;
+
+	dl_iterate_phdr(collect_libssl, &candidates);
+	for (size_t i = 0; i <= candidates.count; i++) {
+		/* Last, the program itself. */
+		void *handle = dlopen(
+			i < candidates.count ? candidates.path[i] : NULL, RTLD_LAZY | RTLD_NOLOAD);
+
+		if (!handle)
+			continue;
+		found[count] = find_passed_by(handle);
+		count += found[count] ? 1 : 0;
+		dlclose(handle);
+	}
+	errno = saved;
+	return count;
+}
+
+/* Where a library calls itself through the hooks, its host may still go past them. */
+static struct libssl *note_caller(struct libssl *lib, const void *caller)
+{
+	if (lib && caller && !atomic_load_explicit(&lib->reached, memory_order_relaxed) &&
+		!lies_in(lib, caller))
+		atomic_store_explicit(&lib->reached, true, memory_order_relaxed);
+	return lib;
 }
 
 struct libssl *libssl_of_caller(const void *caller)
@@ -256,7 +315,7 @@ struct libssl *libssl_of_caller(const void *caller)
 	if (real && !lib)
 		lib = bind_library(real);
 	errno = saved;
-	return lib;
+	return note_caller(lib, caller);
 }
 
 struct libssl *libssl_of_ctx(const SSL_CTX *ctx, const void *caller)
@@ -265,7 +324,7 @@ struct libssl *libssl_of_ctx(const SSL_CTX *ctx, const void *caller)
 
 	for (; ctx && lib; lib = lib->next)
 		if (lib->known && lies_in(lib, lib->SSL_CTX_get_ssl_method(ctx)))
-			return lib;
+			return note_caller(lib, caller);
 	return libssl_of_caller(caller);
 }
 
@@ -275,7 +334,7 @@ struct libssl *libssl_of_ssl(const SSL *ssl, const void *caller)
 
 	for (; ssl && lib; lib = lib->next)
 		if (lib->known && lies_in(lib, lib->SSL_get_ssl_method(ssl)))
-			return lib;
+			return note_caller(lib, caller);
 	return libssl_of_caller(caller);
 }
 

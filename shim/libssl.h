@@ -12,6 +12,7 @@
 #include "../fetcher/libcrypto.h"
 
 #include <openssl/ssl.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 /* The interposed functions: what hooks.c defines and exports.map exports. */
@@ -34,17 +35,21 @@
 	F(SSL_use_certificate_file)
 
 /* What the shim calls besides; like the hooks, in OpenSSL 1.1.1 to 4.0. */
-#define LIBSSL_FUNCTIONS(F)         \
-	F(DTLS_client_method)       \
-	F(SSL_CTX_get0_certificate) \
-	F(SSL_CTX_get_ex_data)      \
-	F(SSL_CTX_get_ssl_method)   \
-	F(SSL_CTX_set_ex_data)      \
-	F(SSL_get_SSL_CTX)          \
-	F(SSL_get_certificate)      \
-	F(SSL_get_ssl_method)       \
-	F(SSL_is_server)            \
-	F(SSL_set_options)          \
+#define LIBSSL_FUNCTIONS(F)              \
+	F(DTLS_client_method)            \
+	F(SSL_CTX_free)                  \
+	F(SSL_CTX_get0_certificate)      \
+	F(SSL_CTX_get_ex_data)           \
+	F(SSL_CTX_get_security_callback) \
+	F(SSL_CTX_get_ssl_method)        \
+	F(SSL_CTX_set_ex_data)           \
+	F(SSL_CTX_set_security_callback) \
+	F(SSL_CTX_up_ref)                \
+	F(SSL_get_SSL_CTX)               \
+	F(SSL_get_certificate)           \
+	F(SSL_get_ssl_method)            \
+	F(SSL_is_server)                 \
+	F(SSL_set_options)               \
 	F(TLS_client_method)
 
 enum { LIBSSL_CLIENT_METHODS = 9 };
@@ -58,6 +63,8 @@ struct libssl {
 	/* It is an OpenSSL that the shim knows. If not, only the hooks below may be called. */
 	bool known;
 	unsigned long version; /* as OpenSSL_version_num has it */
+	atomic_bool reached;   /* by a hook that the host itself called, not the library */
+	atomic_bool passed_by; /* libssl_find_passed_by has found it */
 
 #define F(name) __typeof__(&name) name;
 	LIBSSL_HOOKS(F)
@@ -70,6 +77,8 @@ struct libssl {
 	/* ex_data indices of registry.c and staple.c; -1 until the first server certificate. */
 	_Atomic int x509_index;
 	_Atomic int ctx_index;
+	/* And of sidedoor.c, -1 where it is closed. */
+	_Atomic int door_index;
 };
 
 /*
@@ -81,6 +90,16 @@ struct libssl {
 struct libssl *libssl_of_ctx(const SSL_CTX *ctx, const void *caller);
 struct libssl *libssl_of_ssl(const SSL *ssl, const void *caller);
 struct libssl *libssl_of_caller(const void *caller);
+
+/*
+ * Finds every libssl of the process that the host has used, but so far not by way of a hook: it
+ * looked its functions up by itself, or the program has OpenSSL inside and exports it. Returns how
+ * many were found just now. One whose host has not used it yet is left alone, because an OpenSSL
+ * that has allocated anything takes no other allocator any more, and the host may have one to give.
+ * Any thread.
+ */
+enum { LIBSSL_FOUND_MOST = 9 };
+size_t libssl_find_passed_by(struct libssl *found[static LIBSSL_FOUND_MOST]);
 
 /* True if ctx was made for clients only. */
 bool libssl_is_client_only(const struct libssl *lib, const SSL_CTX *ctx);

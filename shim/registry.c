@@ -211,6 +211,20 @@ int registry_see_ssl(struct libssl *lib, SSL *ssl, int result)
 	return result;
 }
 
+bool registry_see_new(struct libssl *lib, SSL_CTX *ctx)
+{
+	struct visit visit;
+
+	if (!is_concerned(lib, 1) || libssl_is_client_only(lib, ctx))
+		return false;
+	visit = host_enter(&lib->crypto);
+	/* Even without a certificate: it may get one in the middle of the handshake. */
+	staple_install(lib, ctx);
+	see(lib, ctx, NULL, lib->SSL_CTX_get0_certificate(ctx));
+	host_leave(visit);
+	return true;
+}
+
 struct slot *registry_slot(struct libssl *lib, X509 *x)
 {
 	struct note *note = NULL;

@@ -19,6 +19,12 @@ int registry_see_ctx(struct libssl *lib, SSL_CTX *ctx, int result);
 int registry_see_ssl(struct libssl *lib, SSL *ssl, int result);
 
 /*
+ * What the context of a new connection holds, in a host that goes past the hooks. False if it can
+ * only be a client's. Any thread.
+ */
+bool registry_see_new(struct libssl *lib, SSL_CTX *ctx);
+
+/*
  * The slot of a certificate that a handshake presents, registering it if no hook has seen it. NULL
  * if it is not to be stapled. Inside a visit (host.h).
  */

@@ -156,26 +156,37 @@ static void set_callback(const struct libssl *lib, SSL_CTX *ctx, status_callback
 		ctx, SSL_CTRL_SET_TLSEXT_STATUS_REQ_CB, (void (*)(void))callback);
 }
 
+/* Under host_lock. The host's own may also have come past the hooks, in the place of ours. */
+static void take_place(struct libssl *lib, SSL_CTX *ctx, struct installed *installed)
+{
+	status_callback *present = NULL;
+
+	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_TLSEXT_STATUS_REQ_CB, 0, (void *)&present);
+	if (present == staple_callback)
+		return;
+	atomic_store(&installed->host, present);
+	set_callback(lib, ctx, staple_callback);
+}
+
 void staple_install(struct libssl *lib, SSL_CTX *ctx)
 {
 	struct installed *installed;
-	status_callback *host = NULL;
 
 	host_lock();
 	if (lib->ctx_index < 0)
 		lib->ctx_index = lib->crypto.CRYPTO_get_ex_new_index(
 			CRYPTO_EX_INDEX_SSL_CTX, 0, NULL, NULL, NULL, free_installed);
-	if (lib->ctx_index < 0 || installed_in(lib, ctx))
+	if (lib->ctx_index < 0)
 		goto out;
-	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_TLSEXT_STATUS_REQ_CB, 0, (void *)&host);
-	installed = calloc(1, sizeof(*installed));
-	if (!installed)
-		goto out;
-	atomic_store(&installed->host, host);
-	if (lib->SSL_CTX_set_ex_data(ctx, lib->ctx_index, installed))
-		set_callback(lib, ctx, staple_callback);
-	else
-		free(installed);
+	installed = installed_in(lib, ctx);
+	if (!installed) {
+		installed = calloc(1, sizeof(*installed));
+		if (!installed || !lib->SSL_CTX_set_ex_data(ctx, lib->ctx_index, installed)) {
+			free(installed);
+			goto out;
+		}
+	}
+	take_place(lib, ctx, installed);
 out:
 	host_unlock();
 }

@@ -8,7 +8,7 @@
 
 #include "libssl.h"
 
-/* Puts the callback into ctx, once. A callback of the host's that is there goes behind it. */
+/* Puts the callback into ctx. A callback of the host's that is there goes behind it. Any thread. */
 void staple_install(struct libssl *lib, SSL_CTX *ctx);
 
 /*

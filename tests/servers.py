@@ -316,7 +316,8 @@ class Nginx(Server):
     def pid(self):
         """The master's."""
         if self.mode == "daemon":
-            return int(self._pid_file.read_text())
+            # It is made, and filled a moment later.
+            return int(wait_until(self._pid_file.read_text, what="the pid file says something"))
         return super().pid
 
     def workers(self):

@@ -248,6 +248,8 @@ def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, is
     names = ["LD_PRELOAD", "OCSPRELOAD_STORE", "OCSPRELOAD_LOG_LEVEL", "ASAN_OPTIONS"]
     server = nginx(leaf, main="".join(f"env {name};" for name in [*names, "UBSAN_OPTIONS"]))
     old = server.pid
+    # A signal that comes before nginx has begun to wait for one is lost.
+    wait_until(server.workers)
     try:
         os.kill(old, signal.SIGUSR2)
         aside = server.directory / "nginx.pid.oldbin"

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+// usage: node node_server.js PORT CHAIN.pem KEY.pem [NAME=PEM...]
+"use strict";
+
+const fs = require("fs");
+const https = require("https");
+const tls = require("tls");
+
+const [port, cert, key, ...named] = process.argv.slice(2);
+const contexts = new Map();
+
+for (const word of named) {
+  const [name, file] = word.split("=");
+  const both = fs.readFileSync(file);
+  contexts.set(name, tls.createSecureContext({ cert: both, key: both }));
+}
+
+https
+  .createServer(
+    {
+      cert: fs.readFileSync(cert),
+      key: fs.readFileSync(key),
+      SNICallback: (name, done) => done(null, contexts.get(name)),
+    },
+    (request, response) => response.end("hello"),
+  )
+  .listen(Number(port), "127.0.0.1");
