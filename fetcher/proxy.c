@@ -44,32 +44,40 @@ static const char *decode_credentials(const char *text, size_t size, struct prox
 	return NULL;
 }
 
+/* Of a URL. What else has a colon is "host:port". */
+static bool has_scheme(const char *text)
+{
+	return strncmp(text + strcspn(text, ":/?#@"), "://", 3) == 0;
+}
+
 const char *proxy_parse(const char *text, struct proxy *proxy)
 {
-	const char *authority, *at = NULL, *why;
+	static const char scheme[] = "http://";
+	const char *authority = text, *at = NULL, *why;
 	char rest[sizeof("http://") + sizeof(proxy->url.host) + sizeof("[]:65535")];
 	size_t size;
 
 	memset(proxy, 0, sizeof(*proxy));
-	if (strncasecmp(text, "http://", 7) != 0)
+	if (strncasecmp(text, scheme, sizeof(scheme) - 1) == 0)
+		authority += sizeof(scheme) - 1;
+	else if (has_scheme(text))
 		return url_parse(text, &proxy->url);
-	authority = text + 7;
 	size = strcspn(authority, "/?#");
 	/* The last one: many a password has an @ that nobody encoded. */
 	for (size_t i = 0; i < size; i++)
 		if (authority[i] == '@')
 			at = authority + i;
-	if (!at)
-		return url_parse(text, &proxy->url);
-	why = decode_credentials(authority, (size_t)(at - authority), proxy);
-	if (why)
-		return why;
-	size -= (size_t)(at + 1 - authority);
-	if (size >= sizeof(rest) - 7)
+	if (at) {
+		why = decode_credentials(authority, (size_t)(at - authority), proxy);
+		if (why)
+			return why;
+		size -= (size_t)(at + 1 - authority);
+		authority = at + 1;
+	}
+	if (size > sizeof(rest) - sizeof(scheme))
 		return "the URL's host is too long";
-	memcpy(rest, "http://", 7);
-	memcpy(rest + 7, at + 1, size);
-	rest[7 + size] = '\0';
+	memcpy(rest, scheme, sizeof(scheme));
+	strncat(rest, authority, size);
 	return url_parse(rest, &proxy->url);
 }
 

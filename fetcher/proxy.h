@@ -13,7 +13,7 @@ struct proxy {
 };
 
 /*
- * Parses http://[name[:password]@]host[:port], in which name and password may be percent-encoded.
+ * Parses [http://][name[:password]@]host[:port], in which name and password may be percent-encoded.
  * Returns NULL, or why it cannot be used, in words that do not repeat the password.
  */
 const char *proxy_parse(const char *text, struct proxy *proxy);

@@ -14,7 +14,7 @@ BAD_VALUES = [
     ("OCSPRELOAD_RESPONDER", "ftp://127.0.0.1/"),
     ("OCSPRELOAD_TRUSTED", "relative.pem"),
     ("OCSPRELOAD_FETCH", "sometimes"),
-    ("OCSPRELOAD_HTTP_PROXY", "127.0.0.1"),
+    ("OCSPRELOAD_HTTP_PROXY", "socks5://127.0.0.1"),
     ("OCSPRELOAD_TIMEOUT", "soon"),
     ("OCSPRELOAD_TIMEOUT", "0"),
     ("OCSPRELOAD_TIMEOUT", "-1s"),

@@ -22,6 +22,11 @@ static void test_urls_that_are_good(void)
 		{"http://u%40d:p%3a%2F%25@[::1]:81", "::1", "81", "u@d:p:/%"},
 		{"http://u:%c3%a4@proxy.test/", "proxy.test", "80", "u:\xc3\xa4"},
 		{"http://proxy.test/path@home", "proxy.test", "80", ""},
+		/* As curl and many an /etc/environment have it. */
+		{"proxy.test", "proxy.test", "80", ""},
+		{"proxy.test:3128/", "proxy.test", "3128", ""},
+		{"[::1]:3128", "::1", "3128", ""},
+		{"u:p@x@proxy.test:3128", "proxy.test", "3128", "u:p@x"},
 	};
 
 	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
@@ -37,7 +42,12 @@ static void test_urls_that_are_good(void)
 static void test_urls_that_are_refused(void)
 {
 	static const char *const bad[][2] = {
-		{"proxy.test:3128", "not an http URL"},
+		{"ftp://proxy.test:3128", "not an http URL"},
+		{"u:p@:3128", "no host"},
+		{":3128", "no host"},
+		{"", "no host"},
+		{"/proxy", "no host"},
+		{"proxy.test:port", "not a number"},
 		{"https://u:p@proxy.test/", "https is not possible"},
 		{"socks5://proxy.test/", "not an http URL"},
 		{"http://u:p%@proxy.test/", "encodes nothing"},
