@@ -20,6 +20,9 @@ enum address_kind {
 	ADDRESS_LOOPBACK,   /* and the unspecified one, which Linux connects to itself */
 };
 
+/* For a set of kinds. */
+#define ADDRESS_BIT(kind) (1U << (kind))
+
 /* From text, without brackets or zone. False if it is no address. */
 bool address_parse(const char *text, struct address *address);
 

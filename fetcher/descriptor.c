@@ -52,6 +52,15 @@ bool descriptor_open(struct descriptor *descriptor, int family, int type, int pr
 	return number >= 0 && descriptor_adopt(descriptor, number);
 }
 
+void descriptor_move(struct descriptor *to, struct descriptor *from)
+{
+	*to = *from;
+	if (to->number < 0)
+		return;
+	forget(from);
+	remember(to);
+}
+
 bool descriptor_check(struct descriptor *descriptor)
 {
 	struct stat is;

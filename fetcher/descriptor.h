@@ -28,6 +28,9 @@ bool descriptor_open(struct descriptor *descriptor, int family, int type, int pr
 /* Takes number over, or closes it and returns false. */
 bool descriptor_adopt(struct descriptor *descriptor, int number);
 
+/* Hands over what from stands for: to must stand for nothing, from does afterwards. */
+void descriptor_move(struct descriptor *to, struct descriptor *from);
+
 /* To be asked before each use. False, with errno EBADF: there is none, or no longer. */
 bool descriptor_check(struct descriptor *descriptor);
 

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 #include <string.h>
 
 enum {
-	ENDPOINT_SIZE = INET6_ADDRSTRLEN + sizeof("[]:65535"),
+	HTTP_REQUEST_TIMEOUT = 408,
 	/* exchange_poll has one descriptor to give; while several race, the others wait so long. */
 	RACE_TICK = 20,
 };
@@ -23,15 +24,17 @@ struct exchange {
 	struct resolver *resolver;
 	int64_t started, deadline;
 	struct url peer;
-	bool resolved;
-	bool restricted;
-	enum address_kind allowed; /* restricted: beside the public ones */
+	struct connections *connections; /* NULL: none is taken, none kept */
+	unsigned allowed;                /* kinds of addresses, ADDRESS_BIT */
+	bool is_reused;                  /* the connection is one of those */
+	bool is_resolving;
 	struct addresses addresses;
 	struct descriptor sockets[RESOLVE_ADDRESSES]; /* those that race, by address */
 	size_t next;                                  /* address to try */
 	int64_t next_at;                              /* when, if none fails before */
 	struct descriptor *socket;                    /* of the address that won; else NULL */
 	enum address_kind kind;                       /* of that address */
+	int64_t opened;                               /* when that socket was */
 	char endpoint[ENDPOINT_SIZE]; /* the address that was turned to last, for words */
 	struct buffer request;
 	size_t sent;
@@ -84,6 +87,7 @@ static bool is_over(const struct exchange *exchange)
 static void describe_stage(const struct exchange *exchange, char *text, size_t room)
 {
 	switch (exchange->state) {
+	case EXCHANGE_BEGINNING:
 	case EXCHANGE_RESOLVING:
 		snprintf(text, room, "looking up the name %s", exchange->peer.host);
 		break;
@@ -184,12 +188,13 @@ static int attempt_result(struct exchange *exchange, size_t i)
 	return getsockopt(fd.fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
 }
 
-static void take_winner(struct exchange *exchange, size_t i)
+static void take_winner(struct exchange *exchange, size_t i, int64_t now)
 {
 	struct address address = address_of(&exchange->addresses.list[i].address);
 
 	exchange->socket = &exchange->sockets[i];
 	exchange->kind = address_kind(&address);
+	exchange->opened = now;
 	close_sockets(exchange, exchange->socket);
 	describe_endpoint(exchange, i);
 	exchange->state = EXCHANGE_SENDING;
@@ -207,7 +212,7 @@ static size_t take_results(struct exchange *exchange, int64_t now)
 			continue;
 		result = attempt_result(exchange, i);
 		if (result == 0) {
-			take_winner(exchange, i);
+			take_winner(exchange, i, now);
 			return 0;
 		}
 		if (result == EINPROGRESS)
@@ -245,7 +250,7 @@ static void drop_forbidden(struct exchange *exchange)
 		struct address address = address_of(&addresses->list[i].address);
 		enum address_kind kind = address_kind(&address);
 
-		if (kind == ADDRESS_PUBLIC || kind == exchange->allowed)
+		if (exchange->allowed & ADDRESS_BIT(kind))
 			addresses->list[kept++] = addresses->list[i];
 	}
 	if (kept == 0 && addresses->count > 0)
@@ -256,11 +261,92 @@ static void drop_forbidden(struct exchange *exchange)
 	addresses->count = kept;
 }
 
+static void addresses_arrived(void *argument, const struct addresses *addresses)
+{
+	struct exchange *exchange = argument;
+
+	exchange->is_resolving = false;
+	exchange->addresses = *addresses;
+	exchange->addresses.why = NULL; /* lives no longer than this call */
+	if (addresses->count == 0)
+		set_why(exchange, "%s", addresses->why);
+}
+
+static void begin_resolving(struct exchange *exchange)
+{
+	exchange->state = EXCHANGE_RESOLVING;
+	exchange->is_resolving = true;
+	resolver_start(exchange->resolver, exchange->peer.host, exchange->peer.port,
+		addresses_arrived, exchange);
+}
+
 static void begin_connecting(struct exchange *exchange)
 {
-	if (exchange->restricted)
-		drop_forbidden(exchange);
+	drop_forbidden(exchange);
 	exchange->state = EXCHANGE_CONNECTING;
+}
+
+/*
+ * Kept connections
+ */
+
+static bool take_kept(struct exchange *exchange, int64_t now)
+{
+	struct connection kept;
+
+	if (!exchange->connections || !connections_take(exchange->connections, &exchange->peer,
+					      exchange->allowed, now, &kept))
+		return false;
+	exchange->socket = &exchange->sockets[0];
+	descriptor_move(exchange->socket, &kept.socket);
+	exchange->next = 1;
+	exchange->kind = kept.kind;
+	exchange->opened = kept.opened;
+	memcpy(exchange->endpoint, kept.endpoint, sizeof(exchange->endpoint));
+	exchange->is_reused = true;
+	return true;
+}
+
+static void keep(struct exchange *exchange, int64_t now)
+{
+	struct connection connection = {.kind = exchange->kind, .opened = exchange->opened};
+
+	/* A response that did not wait for the whole request leaves a server in the middle of it.
+	 */
+	if (!exchange->connections || !exchange->reader.persists ||
+		exchange->sent < exchange->request.size)
+		return;
+	memcpy(connection.endpoint, exchange->endpoint, sizeof(connection.endpoint));
+	descriptor_move(&connection.socket, exchange->socket);
+	connections_keep(exchange->connections, &exchange->peer, &connection, now);
+}
+
+/*
+ * On a new connection, if this one was kept too long: it has ended (or the host has closed it)
+ * without a byte, or all that its server says is that it waited for us in vain.
+ */
+static bool try_afresh(struct exchange *exchange)
+{
+	struct http_reader *reader = &exchange->reader;
+
+	if (!exchange->is_reused || (reader->seen > 0 && reader->status != HTTP_REQUEST_TIMEOUT))
+		return false;
+	finish(exchange, EXCHANGE_BEGINNING);
+	exchange->is_reused = false;
+	exchange->next = 0;
+	exchange->sent = 0;
+	http_reader_free(reader);
+	http_reader_init(reader, EXCHANGE_LIMIT);
+	begin_resolving(exchange);
+	return true;
+}
+
+static void begin(struct exchange *exchange, int64_t now)
+{
+	if (take_kept(exchange, now))
+		exchange->state = EXCHANGE_SENDING;
+	else
+		begin_resolving(exchange);
 }
 
 /*
@@ -289,17 +375,20 @@ static bool step_sending(struct exchange *exchange)
 	return true;
 }
 
-static void take_reader_state(struct exchange *exchange, enum http_state state)
+static void take_reader_state(struct exchange *exchange, enum http_state state, int64_t now)
 {
+	if (state == HTTP_MORE || try_afresh(exchange))
+		return;
 	if (state == HTTP_DONE) {
+		keep(exchange, now);
 		finish(exchange, EXCHANGE_DONE);
-	} else if (state == HTTP_BAD) {
+	} else {
 		set_why(exchange, "%s (%s)", exchange->reader.why, exchange->endpoint);
 		fail(exchange);
 	}
 }
 
-static bool step_receiving(struct exchange *exchange)
+static bool step_receiving(struct exchange *exchange, int64_t now)
 {
 	unsigned char input[4096];
 	ssize_t size = recv(exchange->socket->number, input, sizeof(input), 0);
@@ -310,10 +399,11 @@ static bool step_receiving(struct exchange *exchange)
 		return false;
 	if (size > 0) {
 		take_reader_state(exchange,
-			http_reader_feed(&exchange->reader, (struct bytes){input, (size_t)size}));
+			http_reader_feed(&exchange->reader, (struct bytes){input, (size_t)size}),
+			now);
 	} else if (size == 0) {
-		take_reader_state(exchange, http_reader_end(&exchange->reader));
-	} else {
+		take_reader_state(exchange, http_reader_end(&exchange->reader), now);
+	} else if (!try_afresh(exchange)) {
 		set_why(exchange, "the connection with %s broke: %s", exchange->endpoint,
 			strerror(errno));
 		fail(exchange);
@@ -324,17 +414,6 @@ static bool step_receiving(struct exchange *exchange)
 /*
  * The whole
  */
-
-static void addresses_arrived(void *argument, const struct addresses *addresses)
-{
-	struct exchange *exchange = argument;
-
-	exchange->resolved = true;
-	exchange->addresses = *addresses;
-	exchange->addresses.why = NULL; /* lives no longer than this call */
-	if (addresses->count == 0)
-		set_why(exchange, "%s", addresses->why);
-}
 
 struct exchange *exchange_start(
 	struct resolver *resolver, const struct url *peer, struct bytes request, int64_t deadline)
@@ -347,6 +426,7 @@ struct exchange *exchange_start(
 	exchange->started = clock_steady();
 	exchange->deadline = deadline;
 	exchange->peer = *peer;
+	exchange->allowed = UINT_MAX;
 	for (size_t i = 0; i < RESOLVE_ADDRESSES; i++)
 		exchange->sockets[i].number = -1;
 	http_reader_init(&exchange->reader, EXCHANGE_LIMIT);
@@ -354,21 +434,24 @@ struct exchange *exchange_start(
 		free(exchange);
 		return NULL;
 	}
-	resolver_start(resolver, peer->host, peer->port, addresses_arrived, exchange);
 	return exchange;
 }
 
 void exchange_restrict(struct exchange *exchange, enum address_kind kind)
 {
-	exchange->restricted = true;
-	exchange->allowed = kind;
+	exchange->allowed = ADDRESS_BIT(ADDRESS_PUBLIC) | ADDRESS_BIT(kind);
+}
+
+void exchange_reuse(struct exchange *exchange, struct connections *connections)
+{
+	exchange->connections = connections;
 }
 
 void exchange_free(struct exchange *exchange)
 {
 	if (!exchange)
 		return;
-	if (!exchange->resolved)
+	if (exchange->is_resolving)
 		resolver_cancel(exchange->resolver, exchange);
 	close_sockets(exchange, NULL);
 	http_reader_free(&exchange->reader);
@@ -395,7 +478,8 @@ static int64_t next_timer(const struct exchange *exchange, size_t racing, int64_
 {
 	int64_t next = exchange->deadline;
 
-	if (is_over(exchange) || (exchange->state == EXCHANGE_RESOLVING && exchange->resolved))
+	if (is_over(exchange) || exchange->state == EXCHANGE_BEGINNING ||
+		(exchange->state == EXCHANGE_RESOLVING && !exchange->is_resolving))
 		return now;
 	if (exchange->state != EXCHANGE_CONNECTING)
 		return next;
@@ -422,31 +506,37 @@ struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *t
 	return (struct pollfd){socket ? socket->number : -1, reading ? POLLIN : POLLOUT, 0};
 }
 
-static bool step_talking(struct exchange *exchange)
+static bool step_talking(struct exchange *exchange, int64_t now)
 {
 	if (!exchange->socket || !descriptor_check(exchange->socket)) {
+		if (try_afresh(exchange))
+			return true;
 		set_why(exchange, "the connection with %s was closed by this program",
 			exchange->endpoint);
 		fail(exchange);
 		return false;
 	}
 	return exchange->state == EXCHANGE_SENDING ? step_sending(exchange)
-						   : step_receiving(exchange);
+						   : step_receiving(exchange, now);
 }
 
 /* True if the next step may go on at once. */
 static bool step_once(struct exchange *exchange, int64_t now)
 {
 	switch (exchange->state) {
+	case EXCHANGE_BEGINNING:
+		begin(exchange, now);
+		return true;
 	case EXCHANGE_RESOLVING:
-		if (exchange->resolved)
-			begin_connecting(exchange);
-		return exchange->resolved;
+		if (exchange->is_resolving)
+			return false;
+		begin_connecting(exchange);
+		return true;
 	case EXCHANGE_CONNECTING:
 		return step_connecting(exchange, now);
 	case EXCHANGE_SENDING:
 	case EXCHANGE_RECEIVING:
-		return step_talking(exchange);
+		return step_talking(exchange, now);
 	default:
 		return false;
 	}

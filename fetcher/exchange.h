@@ -3,14 +3,16 @@
  * One HTTP exchange: name, connection, request, response. Non-blocking, with one deadline over all
  * of it and a byte cap; a state machine that its owner drives from poll.
  *
- *     resolving ─► connecting ─► sending ─► receiving ─► done
- *         └────────────┴───────────┴───────────┴───────► failed
+ *     beginning ─► resolving ─► connecting ─► sending ─► receiving ─► done
+ *         │            └────────────┴───────────┴───────────┴───────► failed
+ *         └─ over a kept connection: to sending, and back to resolving if it turns out dead
  */
 #ifndef OCSPRELOAD_EXCHANGE_H
 #define OCSPRELOAD_EXCHANGE_H
 
 #include "address.h"
 #include "bytes.h"
+#include "connections.h"
 #include "http.h"
 #include "resolve.h"
 
@@ -18,6 +20,7 @@
 #include <stdint.h>
 
 enum exchange_state {
+	EXCHANGE_BEGINNING,
 	EXCHANGE_RESOLVING,
 	EXCHANGE_CONNECTING,
 	EXCHANGE_SENDING,
@@ -49,6 +52,12 @@ struct exchange *exchange_start(
  */
 void exchange_restrict(struct exchange *exchange, enum address_kind kind);
 
+/*
+ * To be called before the first step: a connection from there is used where there is one, and the
+ * exchange's own goes there if the response leaves it fit for another. They must outlive it.
+ */
+void exchange_reuse(struct exchange *exchange, struct connections *connections);
+
 /* Closes and frees everything, in any state. NULL is allowed. */
 void exchange_free(struct exchange *exchange);
 
@@ -61,7 +70,9 @@ struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *t
 /*
  * Goes as far as it can without blocking; to be called after each poll, whatever revents says. The
  * addresses of the peer race as RFC 8305, 5 describes: each is tried when the one before has failed
- * or had its head start, and the first that accepts the connection is used.
+ * or had its head start, and the first that accepts the connection is used. A kept connection that
+ * ends before the first byte of a response has met its server's closing it: the request is sent
+ * once more, on a new one (RFC 9112, 9.3.1; what we POST asks, and changes nothing).
  */
 enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now);
 

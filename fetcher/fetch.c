@@ -209,7 +209,8 @@ static const char *choose_proxy(struct fetch *fetch)
 static const char *start_exchange(struct fetch *fetch, int64_t now)
 {
 	const struct fetch_validators *validators = &fetch->validators;
-	struct http_request request = {.url = &fetch->url};
+	struct connections *connections = fetch->tools->connections;
+	struct http_request request = {.url = &fetch->url, .is_last = !connections};
 	struct buffer text = {0};
 	const char *why = choose_proxy(fetch);
 
@@ -232,7 +233,10 @@ static const char *start_exchange(struct fetch *fetch, int64_t now)
 			fetch->through_proxy ? &fetch->proxy.url : &fetch->url, buffer_bytes(&text),
 			fetch->deadline);
 	buffer_free(&text);
-	return fetch->exchange ? NULL : "memory ran out";
+	if (!fetch->exchange)
+		return "memory ran out";
+	exchange_reuse(fetch->exchange, connections);
+	return NULL;
 }
 
 /* From the responder's own URL. */

@@ -23,11 +23,15 @@ struct fetch_memory {
 	size_t next;        /* to be overwritten */
 };
 
-/* What a fetch works with; outlives it. The memory is zero at first. */
+/*
+ * What a fetch works with; outlives it. The memory is zero at first. Without connections, each
+ * request has its own.
+ */
 struct fetch_tools {
 	const struct libcrypto *crypto;
 	const struct config *config;
 	struct resolver *resolver;
+	struct connections *connections; /* NULL: none is kept */
 	struct fetch_memory memory;
 };
 

@@ -270,9 +270,10 @@ static bool append_request(struct buffer *out, const struct http_request *reques
 		!buffer_printf(out,
 			"Host: %s\r\n"
 			"Accept: application/ocsp-response\r\n"
-			"User-Agent: ocspreload/" OCSPRELOAD_VERSION "\r\n"
-			"Connection: close\r\n",
+			"User-Agent: ocspreload/" OCSPRELOAD_VERSION "\r\n",
 			url->authority))
+		return false;
+	if (request->is_last && !append_header(out, "Connection", "close"))
 		return false;
 	if (request->through_proxy && credentials && credentials[0] &&
 		!append_credentials(out, credentials))
@@ -355,6 +356,7 @@ static void read_status_line(struct http_reader *reader)
 		reader_fail(reader, not_http);
 		return;
 	}
+	reader->is_http_1_0 = line[7] == '0';
 	reader->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
 	reader->step = STEP_HEADERS;
 }
@@ -404,6 +406,21 @@ static void read_content_type(struct http_reader *reader, const char *value)
 			reader->content_type[size] = to_lower(value[size]);
 }
 
+/* RFC 9110, 7.6.1: a list of options, in headers of which there may be several. */
+static void read_connection(struct http_reader *reader, const char *value)
+{
+	static const char close[] = "close", keep_alive[] = "keep-alive";
+
+	for (size_t size; value += strspn(value, " \t,"), *value; value += size) {
+		size = strcspn(value, " \t,");
+		if (size == sizeof(close) - 1 && strncasecmp(value, close, size) == 0)
+			reader->says_close = true;
+		else if (size == sizeof(keep_alive) - 1 &&
+			 strncasecmp(value, keep_alive, size) == 0)
+			reader->says_keep_alive = true;
+	}
+}
+
 /* Kept whole or not at all: half a URL or validator is another one. The first one counts. */
 static void keep_text(char *to, size_t room, const char *value)
 {
@@ -419,6 +436,7 @@ static void keep_text(char *to, size_t room, const char *value)
 static void forget_headers(struct http_reader *reader)
 {
 	reader->has_length = reader->chunked = false;
+	reader->says_close = reader->says_keep_alive = false;
 	reader->content_type[0] = reader->location[0] = '\0';
 	reader->etag[0] = reader->last_modified[0] = '\0';
 	freshness_init(&reader->freshness);
@@ -433,6 +451,8 @@ static void read_header(struct http_reader *reader, const char *name, const char
 			reader_fail(reader,
 				"the response has a transfer coding that was not asked for");
 		reader->chunked = true;
+	} else if (strcasecmp(name, "connection") == 0) {
+		read_connection(reader, value);
 	} else if (strcasecmp(name, "content-type") == 0 && reader->content_type[0] == '\0') {
 		read_content_type(reader, value);
 	} else if (strcasecmp(name, "location") == 0) {
@@ -473,6 +493,14 @@ static bool split_header(struct http_reader *reader, const char **value)
 	return true;
 }
 
+/* RFC 9112, 9.3; a 1.0 server's chunks are not to be trusted that far, 6.1. */
+static bool may_persist(const struct http_reader *reader)
+{
+	if (reader->says_close)
+		return false;
+	return !reader->is_http_1_0 || (reader->says_keep_alive && !reader->chunked);
+}
+
 /* RFC 9112, 6.3: how long the body is. */
 static void end_headers(struct http_reader *reader)
 {
@@ -494,6 +522,7 @@ static void end_headers(struct http_reader *reader)
 	} else {
 		reader->step = reader->remaining ? STEP_BODY_LENGTH : STEP_DONE;
 	}
+	reader->persists = may_persist(reader);
 }
 
 static int hex_value(char c)
@@ -619,11 +648,15 @@ enum http_state http_reader_feed(struct http_reader *reader, struct bytes input)
 		input.data += used;
 		input.size -= used;
 	}
+	/* Of another response, or of none: what it answers is not for us to guess. */
+	if (input.size > 0)
+		reader->persists = false;
 	return reader_state(reader);
 }
 
 enum http_state http_reader_end(struct http_reader *reader)
 {
+	reader->persists = false;
 	if (reader->step == STEP_BODY_CLOSE)
 		reader->step = STEP_DONE;
 	else if (reader->step == STEP_STATUS && reader->seen == 0)

@@ -48,9 +48,10 @@ struct http_request {
 	const char *credentials;   /* for the proxy, "name:password"; "" or NULL: none */
 	const char *etag;          /* for If-None-Match; "" or NULL: none */
 	const char *last_modified; /* for If-Modified-Since; "" or NULL: none */
+	bool is_last;              /* the connection is not kept for another */
 };
 
-/* Appends a whole request to *out. The connection is not kept. False when memory ran out. */
+/* Appends a whole request to *out. False when memory ran out. */
 bool http_format_request(struct buffer *out, const struct http_request *request);
 
 enum http_state {
@@ -67,6 +68,7 @@ struct http_reader {
 	char etag[128];         /* of printable ASCII, to be sent back; "" if there is none */
 	char last_modified[32]; /* the same */
 	struct freshness freshness;
+	bool persists;      /* HTTP_DONE: the connection is good for another exchange */
 	const char *why;    /* HTTP_BAD: in words for a log line */
 	struct buffer body; /* freed by http_reader_free */
 
@@ -76,6 +78,9 @@ struct http_reader {
 	uint64_t remaining;
 	bool has_length;
 	bool chunked;
+	bool is_http_1_0;
+	bool says_close;
+	bool says_keep_alive;
 	size_t line_size;
 	char line[4096];
 };
@@ -88,7 +93,9 @@ void http_reader_free(struct http_reader *reader);
  * Takes the next bytes in pieces of any size. 1xx responses are skipped, Content-Length, chunked
  * and close-delimited bodies are understood; folded headers, conflicting lengths, unknown transfer
  * codings, a NUL or a bare CR in a header and anything past a limit are HTTP_BAD. Bytes after the
- * end of the response are ignored.
+ * end of the response are ignored, but for what they say about the connection: persists (RFC 9112,
+ * 9.3) is only true while each byte belongs to the response, and its end does not depend on the
+ * connection's.
  */
 enum http_state http_reader_feed(struct http_reader *reader, struct bytes input);
 

@@ -2,6 +2,7 @@
 #include "loop.h"
 
 #include "clock.h"
+#include "connections.h"
 #include "fetch.h"
 #include "ocsp.h"
 #include "resolve.h"
@@ -210,6 +211,8 @@ static void step_flights(struct loop *loop)
 	int64_t now = clock_steady();
 	int timeout = LONGEST_POLL;
 	size_t count = 0, resolver_count;
+	/* What lands makes room for more, which may go where the connections lead. */
+	bool is_backed_up = loop->in_flight == FETCHES;
 
 	for (size_t i = 0; i < FETCHES; i++) {
 		if (!loop->flights[i].slot)
@@ -229,12 +232,14 @@ static void step_flights(struct loop *loop)
 			land(loop, flights[i], state);
 		pause_work(loop);
 	}
+	connections_sweep(loop->tools.connections, is_backed_up, now);
 }
 
 static void sleep_outside(struct loop *loop, int64_t next)
 {
 	int64_t timeout = next - clock_wall();
 
+	connections_close(loop->tools.connections);
 	if (timeout > LONGEST_SLEEP)
 		timeout = LONGEST_SLEEP;
 	loop->gate->leave();
@@ -248,12 +253,15 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 		.supply = supply,
 		.tools = {.crypto = supply->crypto,
 			.config = supply->config,
-			.resolver = resolver_new()},
+			.resolver = resolver_new(),
+			.connections = connections_new()},
 		.gate = gate,
 	};
 
-	if (!loop.tools.resolver)
+	if (!loop.tools.resolver) {
+		connections_free(loop.tools.connections);
 		return;
+	}
 	store_prune(supply->store, clock_wall() / 1000);
 	for (;;) {
 		int64_t next = begin_due(&loop);

@@ -65,8 +65,29 @@ class Connection:
         return True
 
 
+# A function that writes returns true where the connection may carry another exchange.
+
+
 def write_with_length(connection, answer):
     connection.send(answer.head(("Content-Length", len(answer.body))) + answer.body)
+    return ("Connection", "close") not in answer.headers
+
+
+def write_and_close(connection, answer):
+    """Without having said that it will."""
+    write_with_length(connection, answer)
+
+
+def write_as_1_0(connection, answer):
+    data = answer.head(("Content-Length", len(answer.body)))
+    connection.send(data.replace(b"HTTP/1.1", b"HTTP/1.0", 1) + answer.body)
+
+
+def write_twice(connection, answer):
+    """The second is one that somebody would like to see taken for the answer to another request."""
+    whole = answer.head(("Content-Length", len(answer.body))) + answer.body
+    connection.send(whole + whole)
+    return True
 
 
 def write_until_close(connection, answer):
@@ -79,6 +100,7 @@ def write_chunked(connection, answer):
         piece = answer.body[start : start + 100]
         connection.send(b"%x;name=value\r\n%s\r\n" % (len(piece), piece))
     connection.send(b"0\r\nTrailer: field\r\n\r\n")
+    return True
 
 
 def write_truncated(connection, answer):
@@ -244,6 +266,22 @@ def chunked(behaviour):
     return _changed(behaviour, write=write_chunked)
 
 
+def closing(behaviour):
+    return headers(behaviour, ("Connection", "close"))
+
+
+def closing_unsaid(behaviour):
+    return _changed(behaviour, write=write_and_close)
+
+
+def as_1_0(behaviour):
+    return _changed(behaviour, write=write_as_1_0)
+
+
+def twice(behaviour):
+    return _changed(behaviour, write=write_twice)
+
+
 def close_delimited(behaviour):
     return _changed(behaviour, write=write_until_close)
 
@@ -309,7 +347,7 @@ class Asked:
     headers: typing.Any
     der: bytes
     request: typing.Any = None  # ocsp.OCSPRequest, None if it is none
-    client: tuple = ()
+    client: tuple = ()  # address and port: a connection
     at: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -334,6 +372,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
 
+    def setup(self):
+        super().setup()
+        if self.server.responder.one_at_a_time:
+            self.server.turn.acquire()
+        self.server.responder._connections(1)
+
+    def finish(self):
+        self.server.responder._connections(-1)
+        if self.server.responder.one_at_a_time:
+            self.server.turn.release()
+        super().finish()
+
+    def handle_one_request(self):
+        """Waits for it in a way that stop() can end."""
+        idle = Connection(self.connection, self.server.stopping)
+        if idle.wait(self.server.responder.patience) or self.server.stopping.is_set():
+            self.close_connection = True
+        else:
+            super().handle_one_request()
+
     def do_GET(self):
         text = urllib.parse.unquote(self.path.rpartition("/")[2])
         try:
@@ -345,7 +403,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._serve(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
     def _serve(self, der):
-        self.close_connection = True
+        asks_to_close, self.close_connection = self.close_connection, True
         asked = Asked(self.command, self.path, self.headers, der, client=self.client_address)
         try:
             asked.request = ocsp.load_der_ocsp_request(der)
@@ -356,9 +414,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if answer.delay and not connection.wait(answer.delay):
             return
         try:
-            (answer.write or write_with_length)(connection, answer)
+            keeps = (answer.write or write_with_length)(connection, answer)
         except OSError:
-            pass
+            return
+        self.close_connection = asks_to_close or not keeps
 
     def log_message(self, *arguments):
         pass
@@ -389,11 +448,17 @@ class Responder:
         self.address = address
         self.port = free_port()
         self.asked = []
+        self.patience = 10  # seconds that a connection may be idle
+        self.one_at_a_time = False  # other connections wait until it has ended
+        self.connections = 0  # ever accepted
+        self.open = 0  # of them, now
+        self.most_open = 0
 
     def start(self):
         self._server = _Server((self.address, self.port), _Handler)
         self._server.responder = self
         self._server.stopping = threading.Event()
+        self._server.turn = threading.Lock()
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
@@ -431,6 +496,12 @@ class Responder:
 
     def count(self, leaf):
         return len(self.asked_for(leaf))
+
+    def _connections(self, change):
+        with self._lock:
+            self.connections += max(change, 0)
+            self.open += change
+            self.most_open = max(self.most_open, self.open)
 
     def _answer_to(self, asked):
         with self._lock:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The fetcher as a good citizen of HTTP: redirects, methods, caches, proxies, several addresses."""
+"""
+The fetcher as a good citizen of HTTP: redirects, methods, connections, caches, proxies, several
+addresses.
+"""
 
 import base64
 import calendar
@@ -147,6 +150,189 @@ def test_a_responder_that_refuses_get_is_asked_by_post_from_then_on(
     assert methods[:3] == ["GET", "POST", "POST"]
 
 
+# Connections
+
+
+def asked_twice(responder, leaf, refusal):
+    """GET is refused in some form, and POST, which comes at once, is answered."""
+    good = r.good()
+    responder.answer(
+        leaf, by_request(responder, lambda asked: refusal if asked.method == "GET" else good)
+    )
+
+
+REFUSAL = r.http_status(405, r.html())
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [REFUSAL, r.chunked(REFUSAL), r.http_status(405, r.empty())],
+    ids=["length", "chunks and a trailer", "no body"],
+)
+def test_a_connection_is_used_again(s_server, issue, responder, refusal, tmp_path):
+    leaf = issue()
+    asked_twice(responder, leaf, refusal)
+    server = s_server(leaf)
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    get, post = responder.asked_for(leaf)
+    assert (get.method, post.method) == ("GET", "POST")
+    assert get.client == post.client
+    assert "Connection" not in get.headers
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        r.closing(REFUSAL),
+        r.closing_unsaid(REFUSAL),
+        r.as_1_0(REFUSAL),
+        r.close_delimited(REFUSAL),
+        r.http_status(405, r.twice(r.html())),
+    ],
+    ids=["close", "close unsaid", "HTTP/1.0", "no length", "a response that nobody asked for"],
+)
+def test_a_connection_is_not_used_again(s_server, issue, responder, refusal, tmp_path):
+    leaf = issue()
+    asked_twice(responder, leaf, refusal)
+    server = s_server(leaf)
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    get, post = responder.asked_for(leaf)
+    assert (get.method, post.method) == ("GET", "POST")
+    assert get.client != post.client
+    assert not server.shim_lines("warning", "error")
+
+
+def test_a_connection_that_closes_as_we_write_is_no_failure(
+    s_server, issue, responder, tmp_path
+):
+    leaf = issue()
+    used = set()
+
+    def answer(asked):
+        if asked.client in used:
+            return r.hanging_up()
+        used.add(asked.client)
+        return REFUSAL if asked.method == "GET" else r.good()
+
+    responder.answer(leaf, by_request(responder, answer))
+    server = s_server(leaf)
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    get, lost, post = responder.asked_for(leaf)
+    assert (get.method, lost.method, post.method) == ("GET", "POST", "POST")
+    assert get.client == lost.client != post.client
+    assert lost.der == post.der
+    assert not server.shim_lines("warning", "error")
+
+
+def test_nothing_newer_is_heard_over_a_kept_connection(s_server, issue, responder):
+    leaf = issue()
+    newest = r.headers(r.good(validity=6), ("ETag", '"first"'))
+    current = [newest]
+
+    def answer(asked):
+        there = asked.path.startswith("/there/")
+        return current[0] if there else r.redirect("/there" + asked.path)
+
+    responder.answer(leaf, by_request(responder, answer))
+    server = s_server(leaf)
+    first = handshake(server.port).staple
+    assert first
+    current[0] = r.http_status(304, r.empty())
+    wait_until(lambda: "has nothing newer yet" in server.log(), what=server.log)
+    led, unchanged = responder.asked_for(leaf)[2:4]
+    assert unchanged.headers["If-None-Match"] == '"first"'
+    assert led.client == unchanged.client
+    assert not server.shim_lines("warning", "error")
+
+
+@pytest.fixture
+def staple_many(python_server, issue):
+    """Has a server with so many certificates staple each; returns it and them."""
+
+    def staple(count):
+        leaves = {f"n{number}.test": issue(f"n{number}.test") for number in range(count)}
+        server = python_server(
+            next(iter(leaves.values())).pem_file,
+            *(f"{name}={leaf.pem_file}" for name, leaf in leaves.items()),
+            environment={"OCSPRELOAD_STARTUP_WAIT": "60s"},
+        )
+        for name, leaf in leaves.items():
+            result = handshake(server.port, name)
+            assert result.serial == leaf.serial and result.stapled
+        return server, leaves
+
+    return staple
+
+
+def test_many_certificates_share_a_few_connections(staple_many, responder):
+    _, leaves = staple_many(200)
+    assert sorted(asked.serial for asked in responder.asked) == sorted(
+        leaf.serial for leaf in leaves.values()
+    )
+    assert responder.connections <= 100
+    # The one that hangs up is not the responder, whose patience is longer.
+    wait_until(lambda: responder.open == 0, 5)
+
+
+def test_a_responder_that_serves_one_connection_at_a_time_is_not_held_by_one(
+    staple_many, responder
+):
+    responder.one_at_a_time = True
+    server, leaves = staple_many(80)
+    assert len(responder.asked) == len(leaves)
+    assert not server.shim_lines("warning", "error")
+
+
+def test_a_responder_is_let_go_while_another_is_still_being_asked(
+    python_server, authority, issue, responder, elsewhere
+):
+    there = authority.issue("two.test", responder=elsewhere.url)
+    elsewhere.answer(there, r.good())
+    here = issue("one.test", behaviour=r.hanging())
+    server = python_server(
+        here.pem_file,
+        f"two.test={there.pem_file}",
+        environment={"OCSPRELOAD_TIMEOUT": "60s"},
+    )
+    assert handshake(server.port, "two.test").stapled
+    wait_until(lambda: elsewhere.open == 0, 5)
+    assert responder.open == 1
+
+
+@needs_root
+def test_names_do_not_share_a_connection(
+    s_server, authority, responder, hosts, tmp_path
+):
+    leaf = authority.issue(responder=f"http://one.test:{responder.port}/")
+    two = f"two.test:{responder.port}"
+
+    def answer(asked):
+        return r.good() if asked.host == two else r.redirect(f"http://{two}{asked.path}")
+
+    responder.answer(leaf, by_request(responder, answer))
+    server = s_server(leaf, wrapper=hosts("127.0.0.1 one.test two.test\n"))
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    first, second = responder.asked_for(leaf)
+    assert first.host == f"one.test:{responder.port}" and second.host == two
+    assert first.client != second.client
+
+
+def test_names_behind_a_proxy_do(s_server, authority, responder, tmp_path):
+    leaf = authority.issue(responder="http://one.invalid/")
+
+    def answer(asked):
+        there = asked.host == "two.invalid"
+        return r.good() if there else r.redirect(asked.path.replace("one.", "two."))
+
+    responder.answer(leaf, by_request(responder, answer))
+    server = s_server(leaf, environment={"OCSPRELOAD_HTTP_PROXY": responder.url})
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    first, second = responder.asked_for(leaf)
+    assert first.host == "one.invalid" and second.host == "two.invalid"
+    assert second.path == first.path.replace("one.", "two.")
+    assert first.client == second.client
+
+
 # Caches
 
 
@@ -239,6 +425,16 @@ def test_a_proxy_that_refuses_is_named(
     line = warnings(server)[0]
     assert f"the proxy 127.0.0.1:{responder.port}: {words}" in line and f"status {status}" in line
     assert "secret" not in server.log()
+
+
+def test_a_proxy_needs_no_scheme(s_server, authority, responder, tmp_path):
+    leaf = authority.issue(responder="http://ocsp.invalid/")
+    responder.answer(leaf, r.good())
+    server = s_server(leaf, environment={"http_proxy": f"127.0.0.1:{responder.port}"})
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    (asked,) = responder.asked_for(leaf)
+    assert asked.host == "ocsp.invalid"
+    assert not server.shim_lines("warning", "error")
 
 
 def test_a_proxy_that_is_down_is_not_gone_round(s_server, issue, responder):

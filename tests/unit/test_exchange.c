@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: exchange.c address.c descriptor.c http.c freshness.c bytes.c clock.c */
+/* links: exchange.c connections.c address.c descriptor.c http.c freshness.c bytes.c clock.c */
 /*
  * The server is on this side of the same loop, and does a little at each turn. The resolver is a
  * stand-in that says what the test wants, when it wants it.
@@ -27,6 +27,7 @@ struct resolver {
 	bool later; /* answers when told, not at once */
 	resolve_done *done;
 	void *argument;
+	int asked;
 	int cancelled;
 };
 
@@ -37,6 +38,7 @@ void resolver_start(struct resolver *resolver, const char *host, const char *por
 	(void)port;
 	resolver->done = done;
 	resolver->argument = argument;
+	resolver->asked++;
 	if (!resolver->later)
 		done(argument, &resolver->answer);
 }
@@ -63,6 +65,7 @@ static void add_address(struct resolver *resolver, in_port_t port)
 
 struct server {
 	int listener, connection;
+	int accepted;
 	in_port_t port; /* network byte order */
 	struct buffer received;
 	size_t wanted;                         /* bytes of the request to wait for */
@@ -195,9 +198,11 @@ static void server_receive(struct server *server)
 
 static void server_step(struct server *server)
 {
-	if (server->connection < 0 && server->sent == 0 && server->received.size == 0)
+	if (server->connection < 0 && server->sent == 0 && server->received.size == 0) {
 		server->connection =
 			accept4(server->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		server->accepted += server->connection >= 0;
+	}
 	if (server->connection >= 0 && server->received.size < server->wanted)
 		server_receive(server);
 	if (server->connection >= 0 && server->received.size >= server->wanted && server->answer)
@@ -218,21 +223,29 @@ static struct exchange *start(struct resolver *resolver, int64_t time)
 	return exchange_start(resolver, &peer, bytes, clock_steady() + time);
 }
 
+/* Nothing grows old in a test on a slow machine. */
+static int64_t stopped_clock; /* 0: it runs */
+
+static int64_t now_steady(void)
+{
+	return stopped_clock ? stopped_clock : clock_steady();
+}
+
 /* Turns until the exchange has left wanted behind, or is over. */
 static enum exchange_state run_past(
 	struct exchange *exchange, struct server *server, enum exchange_state wanted)
 {
 	int64_t give_up = clock_steady() + LONG + LONG;
-	enum exchange_state state = exchange_step(exchange, 0, clock_steady());
+	enum exchange_state state = exchange_step(exchange, 0, now_steady());
 
 	while (state <= wanted && state < EXCHANGE_DONE && CHECK(clock_steady() < give_up)) {
 		int timeout = 1; /* the server wants its turn, too */
-		struct pollfd fd = exchange_poll(exchange, clock_steady(), &timeout);
+		struct pollfd fd = exchange_poll(exchange, now_steady(), &timeout);
 
 		poll(&fd, 1, timeout);
 		if (server)
 			server_step(server);
-		state = exchange_step(exchange, fd.revents, clock_steady());
+		state = exchange_step(exchange, fd.revents, now_steady());
 	}
 	return state;
 }
@@ -593,10 +606,12 @@ static void test_waiting_for_the_resolver(void)
 	CHECK_EQ(resolver.cancelled, 1);
 
 	exchange = start(&resolver, LONG);
+	CHECK_EQ(exchange_step(exchange, 0, clock_steady()), EXCHANGE_RESOLVING);
 	exchange_free(exchange);
 	CHECK_EQ(resolver.cancelled, 2);
 
 	exchange = start(&resolver, LONG);
+	CHECK_EQ(exchange_step(exchange, 0, clock_steady()), EXCHANGE_RESOLVING);
 	resolver.answer.why = "why not";
 	resolver.done(exchange, &resolver.answer);
 	timeout = -1;
@@ -606,6 +621,241 @@ static void test_waiting_for_the_resolver(void)
 	CHECK_STR(exchange_why(exchange), "why not");
 	exchange_free(exchange);
 	CHECK_EQ(resolver.cancelled, 2);
+}
+
+/*
+ * Kept connections
+ */
+
+/* A server that has answered a first exchange, and its connection in the pool. */
+struct acquaintance {
+	struct resolver resolver;
+	struct server server;
+	struct connections *connections;
+	struct exchange *exchange; /* the second, not yet begun */
+};
+
+static const char hello[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+static const char world[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nworld";
+
+static void server_forget(struct server *server)
+{
+	buffer_free(&server->received);
+	server->sent = 0;
+}
+
+static struct exchange *start_reusing(struct acquaintance *one, const struct url *url)
+{
+	struct bytes bytes = {(const unsigned char *)request, sizeof(request) - 1};
+	struct exchange *exchange =
+		exchange_start(&one->resolver, url, bytes, clock_steady() + LONG);
+
+	exchange_reuse(exchange, one->connections);
+	return exchange;
+}
+
+static void make_acquaintance(struct acquaintance *one, const char *first)
+{
+	memset(one, 0, sizeof(*one));
+	stopped_clock = clock_steady();
+	server_open(&one->server, &one->resolver);
+	one->server.wanted = sizeof(request) - 1;
+	one->server.answer = answer_text;
+	one->server.text = first;
+	one->connections = connections_new();
+	one->exchange = start_reusing(one, &peer);
+	CHECK_EQ(run(one->exchange, &one->server), EXCHANGE_DONE);
+	exchange_free(one->exchange);
+	server_forget(&one->server);
+	one->server.text = world;
+	one->exchange = start_reusing(one, &peer);
+}
+
+/* And that so many connections were needed in all. */
+static void part(struct acquaintance *one, int accepted)
+{
+	CHECK_EQ(one->server.accepted, accepted);
+	stopped_clock = 0;
+	exchange_free(one->exchange);
+	connections_free(one->connections);
+	server_close(&one->server);
+}
+
+static void check_second(struct acquaintance *one, int accepted)
+{
+	if (CHECK_EQ(run(one->exchange, &one->server), EXCHANGE_DONE))
+		check_body(one->exchange, "world");
+	CHECK_EQ(one->server.received.size, sizeof(request) - 1);
+	part(one, accepted);
+}
+
+/* The request, at once, where the one before went. */
+static bool is_sent_again(struct acquaintance *one)
+{
+	CHECK_EQ(exchange_step(one->exchange, 0, now_steady()), EXCHANGE_RECEIVING);
+	return one->resolver.asked == 1;
+}
+
+static void test_a_connection_is_used_again(void)
+{
+	static const char *const answers[] = {hello, "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n",
+		"HTTP/1.0 503 No\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+		"1\r\nx\r\n0\r\nETag: x\r\n\r\n"};
+
+	for (size_t i = 0; i < sizeof(answers) / sizeof(*answers); i++) {
+		struct acquaintance one;
+
+		make_acquaintance(&one, answers[i]);
+		CHECK(is_sent_again(&one));
+		CHECK_EQ(exchange_peer_kind(one.exchange), ADDRESS_LOOPBACK);
+		check_second(&one, 1);
+	}
+}
+
+static void test_a_connection_is_not_used_again(void)
+{
+	static const char *const answers[] = {
+		"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more",
+		"HTTP/1.1 304 No\r\n\r\nbody",
+		/* A whole response that somebody would like to see taken for the next one. */
+		"HTTP/1.1 204 No\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong",
+	};
+
+	for (size_t i = 0; i < sizeof(answers) / sizeof(*answers); i++) {
+		int before = count_descriptors();
+		struct acquaintance one;
+
+		make_acquaintance(&one, answers[i]);
+		/* What is left are the server's two. */
+		CHECK_EQ(count_descriptors(), before + 2);
+		hang_up(&one.server);
+		check_second(&one, 2);
+	}
+}
+
+/* Seen before it is used, or after the request went out; by FIN, or by RST. */
+static void test_a_server_that_closes_an_idle_connection(void)
+{
+	static void (*const ways[])(struct server *) = {hang_up, reset};
+
+	for (int i = 0; i < 4; i++) {
+		struct acquaintance one;
+
+		make_acquaintance(&one, hello);
+		if (i & 1)
+			CHECK(is_sent_again(&one));
+		ways[i / 2](&one.server);
+		check_second(&one, 2);
+		CHECK_EQ(one.resolver.asked, 2);
+	}
+}
+
+/* It has read the request, and ends as if nothing had been said: FIN, not RST. */
+static void test_a_server_that_reads_and_closes(void)
+{
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	CHECK(is_sent_again(&one));
+	server_receive(&one.server);
+	CHECK_EQ(one.server.received.size, sizeof(request) - 1);
+	hang_up(&one.server);
+	server_forget(&one.server);
+	check_second(&one, 2);
+}
+
+static void test_a_server_that_is_tired_of_waiting(void)
+{
+	static const char tired[] =
+		"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	CHECK(is_sent_again(&one));
+	server_send(&one.server, tired, strlen(tired));
+	hang_up(&one.server);
+	server_forget(&one.server);
+	check_second(&one, 2);
+
+	/* To a request that opened the connection it is an answer. */
+	make_acquaintance(&one, hello);
+	hang_up(&one.server);
+	one.server.text = tired;
+	CHECK_EQ(run(one.exchange, &one.server), EXCHANGE_DONE);
+	CHECK_EQ(exchange_response(one.exchange)->status, 408);
+	part(&one, 2);
+}
+
+static void test_that_a_request_is_sent_again_only_once(void)
+{
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	CHECK(is_sent_again(&one));
+	hang_up(&one.server);
+	one.server.answer = hang_up;
+	CHECK_EQ(run(one.exchange, &one.server), EXCHANGE_FAILED);
+	CHECK(why_says(one.exchange, "closed the connection without an answer"));
+	part(&one, 2);
+}
+
+/* A request that was being answered is not repeated: who broke it off would do so again. */
+static void test_a_response_that_breaks_off(void)
+{
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	CHECK(is_sent_again(&one));
+	one.server.text = "H";
+	one.server.answer = answer_text_and_hang_up;
+	CHECK_EQ(run(one.exchange, &one.server), EXCHANGE_FAILED);
+	CHECK(why_says(one.exchange, "before the response's end"));
+	part(&one, 1);
+}
+
+static void test_a_response_that_nobody_asked_for(void)
+{
+	static const char wrong[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	server_send(&one.server, wrong, strlen(wrong));
+	server_forget(&one.server);
+	/* The old connection is not looked at any more. */
+	close(one.server.connection);
+	one.server.connection = -1;
+	check_second(&one, 2);
+}
+
+static void test_that_names_do_not_share_a_connection(void)
+{
+	static const struct url other = {"other.test", "80", "/", "other.test"};
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	exchange_free(one.exchange);
+	one.exchange = start_reusing(&one, &other);
+	CHECK_EQ(exchange_step(one.exchange, 0, clock_steady()), EXCHANGE_CONNECTING);
+	CHECK_EQ(one.resolver.asked, 2);
+	part(&one, 1);
+}
+
+static void test_that_restrictions_hold_for_what_was_kept(void)
+{
+	struct acquaintance one;
+
+	make_acquaintance(&one, hello);
+	exchange_restrict(one.exchange, ADDRESS_PRIVATE);
+	CHECK_EQ(run(one.exchange, &one.server), EXCHANGE_FAILED);
+	CHECK(why_says(one.exchange, "has but loopback, private or link-local addresses"));
+	part(&one, 1);
+
+	make_acquaintance(&one, hello);
+	exchange_restrict(one.exchange, ADDRESS_LOOPBACK);
+	check_second(&one, 1);
 }
 
 /*
@@ -644,16 +894,46 @@ static void check_stolen_descriptor(enum exchange_state when, bool reused)
 	server_close(&server);
 }
 
+/* While it is idle, or while a response is waited for. */
+static void check_stolen_kept_descriptor(bool is_idle, bool reused)
+{
+	struct acquaintance one;
+	int timeout = -1, number, other = -1;
+
+	make_acquaintance(&one, hello);
+	CHECK(is_sent_again(&one));
+	number = exchange_poll(one.exchange, clock_steady(), &timeout).fd;
+	if (is_idle) {
+		check_body(one.exchange, "");
+		CHECK_EQ(run(one.exchange, &one.server), EXCHANGE_DONE);
+		exchange_free(one.exchange);
+		server_forget(&one.server);
+		one.exchange = start_reusing(&one, &peer);
+	}
+	close(number);
+	if (reused) {
+		other = open("/dev/null", O_RDWR | O_CLOEXEC);
+		CHECK(other == number || dup2(other, number) == number);
+		if (other != number)
+			close(other);
+	}
+	hang_up(&one.server);
+	check_second(&one, 2);
+	CHECK((fcntl(number, F_GETFD) >= 0) == reused);
+	if (reused)
+		close(number);
+}
+
 static void test_freeing_in_any_state(void)
 {
-	for (enum exchange_state state = EXCHANGE_RESOLVING; state < EXCHANGE_DONE; state++) {
+	for (enum exchange_state state = EXCHANGE_BEGINNING; state < EXCHANGE_DONE; state++) {
 		struct resolver resolver = {0};
 		struct server server;
 		struct exchange *exchange;
 
 		server_open(&server, &resolver);
 		exchange = start(&resolver, LONG);
-		if (state > EXCHANGE_RESOLVING)
+		if (state > EXCHANGE_BEGINNING)
 			run_past(exchange, &server, state - 1);
 		exchange_free(exchange);
 		server_close(&server);
@@ -680,6 +960,18 @@ int main(void)
 	check_stolen_descriptor(EXCHANGE_RECEIVING, false);
 	check_stolen_descriptor(EXCHANGE_RECEIVING, true);
 	test_freeing_in_any_state();
+	test_a_connection_is_used_again();
+	test_a_connection_is_not_used_again();
+	test_a_server_that_closes_an_idle_connection();
+	test_a_server_that_reads_and_closes();
+	test_a_server_that_is_tired_of_waiting();
+	test_that_a_request_is_sent_again_only_once();
+	test_a_response_that_breaks_off();
+	test_a_response_that_nobody_asked_for();
+	test_that_names_do_not_share_a_connection();
+	test_that_restrictions_hold_for_what_was_kept();
+	for (int i = 0; i < 4; i++)
+		check_stolen_kept_descriptor(i & 1, i & 2);
 	CHECK_EQ(count_descriptors(), descriptors);
 	return check_result();
 }

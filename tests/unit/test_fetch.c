@@ -29,6 +29,7 @@ static struct step {
 	int64_t deadline;
 	bool restricted;
 	enum address_kind allowed;
+	struct connections *connections;
 } script[STEPS];
 
 static size_t asked; /* steps done */
@@ -61,6 +62,11 @@ void exchange_restrict(struct exchange *exchange, enum address_kind kind)
 {
 	exchange->step->restricted = true;
 	exchange->step->allowed = kind;
+}
+
+void exchange_reuse(struct exchange *exchange, struct connections *connections)
+{
+	exchange->step->connections = connections;
 }
 
 void exchange_free(struct exchange *exchange)
@@ -273,6 +279,28 @@ static void test_polling(void)
 	CHECK_EQ(timeout, 7);
 	fetch_free(fetch);
 	CHECK_EQ(exchanges, 0);
+}
+
+/* All that one fetch asks goes over the connections that there are, and the server is told. */
+static void test_kept_connections(void)
+{
+	struct connections *connections = (struct connections *)&config; /* any address */
+
+	set_world();
+	SCRIPT(REDIRECT(302, "http://b.test/x"), STATUS(405), GOOD);
+	check_state("http://a.test/", FETCH_ANSWERED);
+	for (size_t i = 0; i < 3; i++) {
+		CHECK(strstr(script[i].request, "\r\nConnection: close\r\n"));
+		CHECK(!script[i].connections);
+	}
+	set_world();
+	tools.connections = connections;
+	SCRIPT(REDIRECT(302, "http://b.test/x"), STATUS(405), GOOD);
+	check_state("http://a.test/", FETCH_ANSWERED);
+	for (size_t i = 0; i < 3; i++) {
+		CHECK(!strstr(script[i].request, "Connection:"));
+		CHECK(script[i].connections == connections);
+	}
 }
 
 /*
@@ -680,6 +708,7 @@ int main(void)
 {
 	test_one_after_the_other();
 	test_polling();
+	test_kept_connections();
 	test_redirects_of_a_get();
 	test_redirects_of_a_post();
 	test_redirects_that_are_too_many();

@@ -156,10 +156,8 @@ static void check_format(const struct http_request *request, const char *wanted)
 	buffer_free(&out);
 }
 
-#define COMMON(host)                                                            \
-	"Host: " host                                                           \
-	"\r\nAccept: application/ocsp-response\r\nUser-Agent: ocspreload/0\r\n" \
-	"Connection: close\r\n"
+#define COMMON(host) \
+	"Host: " host "\r\nAccept: application/ocsp-response\r\nUser-Agent: ocspreload/0\r\n"
 
 static void check_get(const char *text, struct bytes der, const char *wanted)
 {
@@ -228,6 +226,10 @@ static void test_requests(void)
 	struct http_request request = {.url = &url};
 
 	check_format(&request, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
+	request.is_last = true;
+	check_format(
+		&request, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "Connection: close\r\n\r\n");
+	request.is_last = false;
 	request.credentials = "u:p"; /* nobody's but a proxy's */
 	request.etag = request.last_modified = "";
 	check_format(&request, "GET /ca/TWFu HTTP/1.1\r\n" COMMON("a:81") "\r\n");
@@ -511,6 +513,67 @@ static void read_whole(struct http_reader *reader, const char *text)
 	CHECK_EQ(http_reader_feed(reader, bytes_of(text)), HTTP_DONE);
 }
 
+/* RFC 9112, 9.3; text is a whole response, and what comes after it. */
+static void test_connections_that_persist(void)
+{
+	static const struct {
+		const char *text;
+		bool persists;
+	} cases[] = {
+		{OK "Content-Length: 1\r\n\r\nx", true},
+		{OK "Content-Length: 0\r\n\r\n", true},
+		{OK "Content-Length: 0\r\nConnection: keep-alive\r\n\r\n", true},
+		{OK "Content-Length: 0\r\nConnection: closed, X-close, clos\r\n\r\n", true},
+		{OK "Content-Length: 0\r\nProxy-Connection: close\r\n\r\n", true},
+		{"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", true},
+		{"HTTP/1.1 204 No\r\n\r\n", true},
+		{"HTTP/1.1 304 No\r\nContent-Length: 500\r\n\r\n", true},
+		{CHUNKED "\r\n1\r\nx\r\n0\r\n\r\n", true},
+		{CHUNKED "\r\n0\r\nConnection: close\r\nX: y\r\n\r\n", true},
+		{"HTTP/1.1 103 \r\nConnection: close\r\n\r\n" OK "Content-Length: 0\r\n\r\n", true},
+		/* It says otherwise. */
+		{OK "Content-Length: 0\r\nConnection: close\r\n\r\n", false},
+		{OK "Content-Length: 0\r\ncONNECTION:CLOSE\r\n\r\n", false},
+		{OK "Content-Length: 0\r\nConnection: , x ,\tclose,\r\n\r\n", false},
+		{OK "Connection: close\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+			false},
+		/* Before HTTP/1.1, only what says so. */
+		{"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false},
+		{"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\n\r\n", true},
+		{"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nConnection: close\r\n"
+		 "Content-Length: 0\r\n\r\n",
+			false},
+		{"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n"
+		 "\r\n0\r\n\r\n",
+			false},
+		{"HTTP/1.0 100 \r\nConnection: keep-alive\r\n\r\n"
+		 "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+			false},
+		/* More than was asked for. */
+		{OK "Content-Length: 1\r\n\r\nxy", false},
+		{OK "Content-Length: 0\r\n\r\n" OK "Content-Length: 0\r\n\r\n", false},
+		{CHUNKED "\r\n0\r\n\r\n\r\n", false},
+		{"HTTP/1.1 304 No\r\nContent-Length: 4\r\n\r\nbody", false},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct bytes text = bytes_of(cases[i].text);
+
+		for (size_t step = 1; step <= text.size; step++) {
+			struct http_reader reader;
+
+			http_reader_init(&reader, 64 * 1024);
+			CHECK_EQ(feed_pieces(&reader, text, 0, step), HTTP_DONE);
+			if (!CHECK_EQ(reader.persists, cases[i].persists))
+				fprintf(stderr, "  step %zu: %s\n", step, cases[i].text);
+			/* And then it has ended. */
+			CHECK_EQ(http_reader_end(&reader), HTTP_DONE);
+			CHECK(!reader.persists);
+			http_reader_free(&reader);
+		}
+	}
+}
+
 static void test_headers_that_are_kept(void)
 {
 	static const char text[] =
@@ -659,6 +722,7 @@ int main(void)
 	test_references();
 	test_a_reference_that_is_long();
 	test_responses_in_every_division();
+	test_connections_that_persist();
 	test_headers_that_are_kept();
 	test_headers_that_are_not();
 	test_a_nul_in_a_header();
