@@ -9,6 +9,7 @@
 struct reading {
 	struct http_reader reader;
 	enum http_state fed;   /* after the last byte */
+	bool persists;         /* the same */
 	enum http_state ended; /* after the peer has closed */
 };
 
@@ -60,9 +61,11 @@ static void read_in_pieces(
 		check_reader(&reading->reader, state);
 	}
 	reading->fed = state;
+	reading->persists = state == HTTP_DONE && reading->reader.persists;
 	reading->ended = http_reader_end(&reading->reader);
 	RULE(reading->ended != HTTP_MORE);
 	RULE(state == HTTP_MORE || reading->ended == state);
+	RULE(!reading->reader.persists);
 	check_reader(&reading->reader, reading->ended);
 }
 
@@ -71,6 +74,7 @@ static void check_same(const struct reading *one, const struct reading *other)
 	const struct http_reader *a = &one->reader, *b = &other->reader;
 
 	RULE(one->fed == other->fed && one->ended == other->ended);
+	RULE(one->persists == other->persists);
 	RULE(a->status == b->status);
 	RULE(strcmp(a->content_type, b->content_type) == 0);
 	RULE(strcmp(a->location, b->location) == 0);
@@ -78,6 +82,19 @@ static void check_same(const struct reading *one, const struct reading *other)
 	RULE(strcmp(a->last_modified, b->last_modified) == 0);
 	RULE(!a->why == !b->why && (!a->why || strcmp(a->why, b->why) == 0));
 	RULE(a->why || is_same(buffer_bytes(&a->body), buffer_bytes(&b->body)));
+}
+
+/* Where a connection is good for more, the response ends with the very last byte. */
+static void check_end(const struct reading *whole, struct bytes input)
+{
+	struct http_reader reader;
+
+	if (!whole->persists)
+		return;
+	http_reader_init(&reader, whole->reader.limit);
+	input.size--;
+	RULE(http_reader_feed(&reader, input) == HTTP_MORE);
+	http_reader_free(&reader);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -96,6 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	read_in_pieces(&pieces, input, limit, 1 + data[1], data[2] * 2654435761U);
 	check_same(&whole, &bytewise);
 	check_same(&whole, &pieces);
+	check_end(&whole, input);
 	http_reader_free(&whole.reader);
 	http_reader_free(&bytewise.reader);
 	http_reader_free(&pieces.reader);

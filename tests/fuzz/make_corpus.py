@@ -36,6 +36,10 @@ RESPONSES = {
     b"Date: Sat, 21 Nov 2026 11:00:00 GMT\r\nExpires: Sat, 21 Nov 2026 12:00:00 GMT\r\n"
     b'Last-Modified: Sat, 21 Nov 2026 10:00:00 GMT\r\nETag: W/"x"\r\n\r\n',
     "retry": b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n",
+    "kept": b"HTTP/1.0 200 OK\r\nConnection: x, Keep-Alive\r\nContent-Length: 0\r\n\r\n",
+    "not-kept": b"HTTP/1.1 200 OK\r\nConnection: close\r\nConnection: keep-alive\r\n"
+    b"Content-Length: 0\r\n\r\n",
+    "pipelined": b"HTTP/1.1 204 No\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
     "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",
 }
 
