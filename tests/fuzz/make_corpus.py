@@ -43,6 +43,13 @@ RESPONSES = {
     "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",
 }
 
+
+def script(first, second="length"):
+    """A first answer, nothing unasked, a second answer: see fuzz_exchange.c."""
+    first, second = RESPONSES[first], RESPONSES[second]
+    return b"\0" + len(first).to_bytes(2, "big") + b"\0" + first + second
+
+
 URLS = [
     "http://ocsp.example.org",
     "http://ocsp.example.org:8080/path/?query#fragment",
@@ -166,6 +173,7 @@ def main():
     write("judge", judged)
     write("certificate", certificates)
     # A byte for the limit, two for the pieces: see fuzz_http.c.
+    write("exchange", {name: script(name) for name in RESPONSES})
     write("http", {name: b"\0\x07\x03" + data for name, data in RESPONSES.items()})
     write("url", {str(i): url.encode() for i, url in enumerate(URLS)})
     write("config", FILES)
