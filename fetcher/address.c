@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <strings.h>
 
 static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 static const unsigned char nat64[12] = {0, 0x64, 0xff, 0x9b}; /* RFC 6052 */
@@ -115,4 +116,22 @@ bool address_is_in(const struct address *address, const char *network)
 		bits += is_v4(&first) ? 96 : 0;
 	}
 	return has_prefix(address, first.bytes, bits);
+}
+
+enum address_kind address_kind_of_host(const char *host)
+{
+	static const char local[] = "localhost";
+	size_t size = strlen(host);
+	struct address address;
+
+	if (address_parse(host, &address))
+		return address_kind(&address);
+	if (size > 0 && host[size - 1] == '.')
+		size--;
+	if (size < sizeof(local) - 1 ||
+		strncasecmp(host + size - (sizeof(local) - 1), local, sizeof(local) - 1) != 0)
+		return ADDRESS_PUBLIC;
+	/* And what ends in it, RFC 6761, 6.3. */
+	return size == sizeof(local) - 1 || host[size - sizeof(local)] == '.' ? ADDRESS_LOOPBACK
+									      : ADDRESS_PUBLIC;
 }

@@ -31,6 +31,9 @@ struct address address_of(const struct sockaddr_storage *socket_address);
 /* An IPv4 address inside an IPv6 one (mapped, or behind NAT64) is what counts. */
 enum address_kind address_kind(const struct address *address);
 
+/* The kind of place that a URL's host says it is; whoever looks the name up knows more. */
+enum address_kind address_kind_of_host(const char *host);
+
 /*
  * True if the address is in a network: text such as "192.0.2.0/24", "2001:db8::/32", or an address
  * alone.

@@ -208,7 +208,8 @@ static struct slot *slot_make(struct cache *cache, const struct certificate *cer
 		return NULL;
 	slot = &cache->slots[count];
 	memcpy(slot->key, certificate->key, sizeof(slot->key));
-	memcpy(slot->issuer_name, certificate->issuer, sizeof(slot->issuer_name));
+	memcpy(slot->issuer_key, certificate->issuer_key, sizeof(slot->issuer_key));
+	slot->issuer_name = certificate->issuer;
 	slot->responders = arena_text(cache, responders);
 	slot->label = arena_text(cache, certificate->label);
 	slot->registered = now;
@@ -261,7 +262,9 @@ static const struct issuer_entry *issuer_make(
 		!arena_copy(cache, buffer_bytes(&certificate->der), &entry->der))
 		return NULL;
 	memcpy(entry->key, certificate->key, sizeof(entry->key));
-	memcpy(entry->subject, certificate->subject, sizeof(entry->subject));
+	entry->subject = certificate->subject;
+	entry->not_before = certificate->not_before;
+	entry->not_after = certificate->not_after;
 	atomic_store_explicit(&cache->issuer_count, count + 1, memory_order_release);
 	return entry;
 }

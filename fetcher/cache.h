@@ -45,15 +45,18 @@ struct slot_response {
 };
 
 struct issuer_entry {
-	unsigned char subject[CERTIFICATE_KEY_SIZE];
 	unsigned char key[CERTIFICATE_KEY_SIZE];
+	uint32_t subject;   /* see struct certificate */
+	int64_t not_before; /* seconds since 1970 */
+	int64_t not_after;
 	struct bytes der;
 };
 
 struct slot {
 	/* Constant once the slot can be found. */
 	unsigned char key[CERTIFICATE_KEY_SIZE];
-	unsigned char issuer_name[CERTIFICATE_KEY_SIZE];
+	unsigned char issuer_key[CERTIFICATE_KEY_SIZE]; /* see struct certificate */
+	uint32_t issuer_name;                           /* its hash */
 	struct bytes certificate;
 	const char *responders; /* see struct certificate */
 	const char *label;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "certificate.h"
 
+#include "clock.h"
+
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,16 +13,36 @@ enum {
 	NAME_LIMIT = CERTIFICATE_LABEL_SIZE - SERIAL_LIMIT - sizeof(" (serial )"),
 };
 
-/* False if a name cannot be encoded. */
+/* False if it cannot be encoded. */
 static bool digest_names(const struct libcrypto *crypto, X509 *x, struct certificate *out)
 {
-	const EVP_MD *sha256 = crypto->EVP_sha256();
+	const X509_NAME *subject = crypto->X509_get_subject_name(x);
+	const X509_NAME *issuer = crypto->X509_get_issuer_name(x);
 
-	return crypto->X509_digest(x, sha256, out->key, NULL) == 1 &&
-	       crypto->X509_NAME_digest(
-		       crypto->X509_get_subject_name(x), sha256, out->subject, NULL) == 1 &&
-	       crypto->X509_NAME_digest(
-		       crypto->X509_get_issuer_name(x), sha256, out->issuer, NULL) == 1;
+	out->subject = (uint32_t)crypto->X509_subject_name_hash(x);
+	out->issuer = (uint32_t)crypto->X509_issuer_name_hash(x);
+	out->is_self_issued = crypto->X509_NAME_cmp(subject, issuer) == 0;
+	return crypto->X509_digest(x, crypto->EVP_sha256(), out->key, NULL) == 1;
+}
+
+bool certificate_time(const struct libcrypto *crypto, const ASN1_TIME *time, int64_t *seconds)
+{
+	struct tm tm;
+
+	/* ASN1_TIME_to_tm takes NULL for the current time. */
+	if (!time || crypto->ASN1_TIME_to_tm(time, &tm) != 1)
+		return false;
+	*seconds = clock_from_civil(
+		tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
+	return true;
+}
+
+/* What cannot be read is never in its time. */
+static void read_validity(const struct libcrypto *crypto, const X509 *x, struct certificate *out)
+{
+	if (!certificate_time(crypto, crypto->X509_get0_notBefore(x), &out->not_before) ||
+		!certificate_time(crypto, crypto->X509_get0_notAfter(x), &out->not_after))
+		out->not_before = out->not_after = 0;
 }
 
 /* Whatever is in a certificate, a log line stays one line of plain text. */
@@ -92,24 +114,24 @@ static bool is_clean_url(const unsigned char *url, int size)
 	return size > 0;
 }
 
-static void add_responder(const struct libcrypto *crypto, const ASN1_STRING *url, char *responders)
+static void add_url(const struct libcrypto *crypto, const ASN1_STRING *url, char *urls)
 {
 	const unsigned char *data = crypto->ASN1_STRING_get0_data(url);
 	int size = crypto->ASN1_STRING_length(url);
-	size_t used = strlen(responders);
+	size_t used = strlen(urls);
 
 	if (!is_clean_url(data, size))
 		return;
-	if (used + (used > 0) + (size_t)size >= CERTIFICATE_RESPONDERS_SIZE)
+	if (used + (used > 0) + (size_t)size >= CERTIFICATE_URLS_SIZE)
 		return;
 	if (used > 0)
-		responders[used++] = ' ';
-	memcpy(responders + used, data, (size_t)size);
-	responders[used + (size_t)size] = '\0';
+		urls[used++] = ' ';
+	memcpy(urls + used, data, (size_t)size);
+	urls[used + (size_t)size] = '\0';
 }
 
 /* X509_get1_ocsp would do, but it sorts the URLs, and the CA's order is its preference. */
-static void read_responders(const struct libcrypto *crypto, const X509 *x, char *responders)
+static void read_urls(const struct libcrypto *crypto, const X509 *x, struct certificate *out)
 {
 	AUTHORITY_INFO_ACCESS *access = crypto->X509_get_ext_d2i(x, NID_info_access, NULL, NULL);
 	int count = crypto->OPENSSL_sk_num((const OPENSSL_STACK *)access);
@@ -117,13 +139,45 @@ static void read_responders(const struct libcrypto *crypto, const X509 *x, char 
 	for (int i = 0; i < count; i++) {
 		const ACCESS_DESCRIPTION *entry =
 			crypto->OPENSSL_sk_value((const OPENSSL_STACK *)access, i);
-		int type;
+		int type, method = crypto->OBJ_obj2nid(entry->method);
 		const ASN1_STRING *url = crypto->GENERAL_NAME_get0_value(entry->location, &type);
 
-		if (type == GEN_URI && crypto->OBJ_obj2nid(entry->method) == NID_ad_OCSP)
-			add_responder(crypto, url, responders);
+		if (type == GEN_URI && method == NID_ad_OCSP)
+			add_url(crypto, url, out->responders);
+		else if (type == GEN_URI && method == NID_ad_ca_issuers)
+			add_url(crypto, url, out->issuers);
 	}
 	crypto->AUTHORITY_INFO_ACCESS_free(access);
+}
+
+static bool append_key_identifier(const struct libcrypto *crypto, const X509 *x, struct buffer *out)
+{
+	AUTHORITY_KEYID *identifier =
+		crypto->X509_get_ext_d2i(x, NID_authority_key_identifier, NULL, NULL);
+	bool done = true;
+
+	if (identifier && identifier->keyid)
+		done = buffer_append(out, crypto->ASN1_STRING_get0_data(identifier->keyid),
+			(size_t)crypto->ASN1_STRING_length(identifier->keyid));
+	crypto->AUTHORITY_KEYID_free(identifier);
+	return done;
+}
+
+/* After read_urls. */
+static bool digest_issuer(const struct libcrypto *crypto, X509 *x, struct certificate *out)
+{
+	const EVP_MD *sha256 = crypto->EVP_sha256();
+	unsigned char name[CERTIFICATE_KEY_SIZE];
+	struct buffer all = {0};
+	bool done;
+
+	done = crypto->X509_NAME_digest(crypto->X509_get_issuer_name(x), sha256, name, NULL) == 1 &&
+	       buffer_append(&all, name, sizeof(name)) &&
+	       buffer_append(&all, out->issuers, sizeof(out->issuers)) &&
+	       append_key_identifier(crypto, x, &all) &&
+	       crypto->EVP_Digest(all.data, all.size, out->issuer_key, NULL, sha256, NULL) == 1;
+	buffer_free(&all);
+	return done;
 }
 
 static bool read_may_be_server(const struct libcrypto *crypto, const X509 *x)
@@ -146,14 +200,18 @@ static bool read_may_be_server(const struct libcrypto *crypto, const X509 *x)
 bool certificate_read(const struct libcrypto *crypto, X509 *x, struct certificate *out)
 {
 	memset(out, 0, sizeof(*out));
-	if (!certificate_encode(crypto, x, &out->der) || !digest_names(crypto, x, out)) {
-		certificate_free(out);
-		return false;
-	}
+	if (!certificate_encode(crypto, x, &out->der) || !digest_names(crypto, x, out))
+		goto failed;
 	read_label(crypto, x, out);
-	read_responders(crypto, x, out->responders);
+	read_validity(crypto, x, out);
+	read_urls(crypto, x, out);
+	if (!digest_issuer(crypto, x, out))
+		goto failed;
 	out->may_be_server = read_may_be_server(crypto, x);
 	return true;
+failed:
+	certificate_free(out);
+	return false;
 }
 
 bool certificate_decode(const struct libcrypto *crypto, struct bytes der, struct certificate *out)

@@ -13,14 +13,26 @@
 enum {
 	CERTIFICATE_KEY_SIZE = 32,
 	CERTIFICATE_LABEL_SIZE = 128,
-	CERTIFICATE_RESPONDERS_SIZE = 1024,
+	CERTIFICATE_URLS_SIZE = 1024,
 };
 
 struct certificate {
 	unsigned char
 		key[CERTIFICATE_KEY_SIZE]; /* SHA-256 of the DER: the certificate's identity */
-	unsigned char subject[CERTIFICATE_KEY_SIZE]; /* SHA-256 of the subject name's DER */
-	unsigned char issuer[CERTIFICATE_KEY_SIZE];  /* SHA-256 of the issuer name's DER */
+	/*
+	 * Hashes of the names as they compare (RFC 5280, 7.1): the same for all encodings of the
+	 * same name, and now and then for another.
+	 */
+	uint32_t subject;
+	uint32_t issuer;
+	bool is_self_issued; /* the two names compare equal */
+	/*
+	 * SHA-256 of all that it says about its issuer: the name's DER, the key identifier, and
+	 * where to get it. Certificates with the same have the same issuer.
+	 */
+	unsigned char issuer_key[CERTIFICATE_KEY_SIZE];
+	int64_t not_before; /* seconds since 1970 */
+	int64_t not_after;
 	struct buffer der;
 	/* For log lines: "www.example.org (serial 03AB9F)"; printable ASCII only. */
 	char label[CERTIFICATE_LABEL_SIZE];
@@ -29,7 +41,9 @@ struct certificate {
 	 * separated by one space; empty if there are none. URLs with a space or a control character
 	 * in them are left out, as are those that no longer fit.
 	 */
-	char responders[CERTIFICATE_RESPONDERS_SIZE];
+	char responders[CERTIFICATE_URLS_SIZE];
+	/* The caIssuers URLs of the same extension, in the same way. */
+	char issuers[CERTIFICATE_URLS_SIZE];
 	/* False if an extendedKeyUsage is present and has neither serverAuth nor
 	 * anyExtendedKeyUsage. */
 	bool may_be_server;
@@ -46,6 +60,9 @@ bool certificate_read(const struct libcrypto *crypto, X509 *x, struct certificat
 bool certificate_decode(const struct libcrypto *crypto, struct bytes der, struct certificate *out);
 
 void certificate_free(struct certificate *certificate);
+
+/* The seconds since 1970 of a time in a certificate or a response. False if it is none. */
+bool certificate_time(const struct libcrypto *crypto, const ASN1_TIME *time, int64_t *seconds);
 
 /* An X509 from DER that must be used up to its last byte, or NULL. Freed with crypto->X509_free. */
 X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der);

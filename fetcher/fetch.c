@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 enum {
 	URL_SIZE = 1024,
@@ -177,25 +176,6 @@ static void note_retry_after(struct fetch *fetch, int64_t wait)
  * A request
  */
 
-/* The kind of place that a URL's host says it is; a proxy alone knows more. */
-static enum address_kind host_kind(const char *host)
-{
-	static const char local[] = "localhost";
-	size_t size = strlen(host);
-	struct address address;
-
-	if (address_parse(host, &address))
-		return address_kind(&address);
-	if (size > 0 && host[size - 1] == '.')
-		size--;
-	if (size < sizeof(local) - 1 ||
-		strncasecmp(host + size - (sizeof(local) - 1), local, sizeof(local) - 1) != 0)
-		return ADDRESS_PUBLIC;
-	/* And what ends in it, RFC 6761, 6.3. */
-	return size == sizeof(local) - 1 || host[size - sizeof(local)] == '.' ? ADDRESS_LOOPBACK
-									      : ADDRESS_PUBLIC;
-}
-
 static const char *choose_proxy(struct fetch *fetch)
 {
 	const struct config *config = fetch->tools->config;
@@ -300,7 +280,7 @@ static bool refuses_get(int status)
 /* Whether a redirect may lead to fetch->url; exchange_restrict judges the addresses of a name. */
 static bool may_be_led_to(const struct fetch *fetch)
 {
-	enum address_kind kind = host_kind(fetch->url.host);
+	enum address_kind kind = address_kind_of_host(fetch->url.host);
 
 	return kind == ADDRESS_PUBLIC || kind == fetch->home;
 }
@@ -326,7 +306,7 @@ static const char *follow_redirect(struct fetch *fetch, int64_t now)
 	if (why)
 		return why;
 	if (fetch->redirects++ == 0)
-		fetch->home = fetch->through_proxy ? host_kind(fetch->url.host)
+		fetch->home = fetch->through_proxy ? address_kind_of_host(fetch->url.host)
 						   : exchange_peer_kind(fetch->exchange);
 	fetch->url = target;
 	if (!may_be_led_to(fetch))

@@ -269,9 +269,10 @@ static bool append_request(struct buffer *out, const struct http_request *reques
 		    request->through_proxy ? url->authority : "", url->path) ||
 		!buffer_printf(out,
 			"Host: %s\r\n"
-			"Accept: application/ocsp-response\r\n"
+			"Accept: %s\r\n"
 			"User-Agent: ocspreload/" OCSPRELOAD_VERSION "\r\n",
-			url->authority))
+			url->authority,
+			request->accept ? request->accept : "application/ocsp-response"))
 		return false;
 	if (request->is_last && !append_header(out, "Connection", "close"))
 		return false;

@@ -46,6 +46,7 @@ struct http_request {
 	struct bytes content;      /* an OCSPRequest to POST; empty: GET */
 	bool through_proxy;        /* the request line has the absolute form, RFC 9112, 3.2.2 */
 	const char *credentials;   /* for the proxy, "name:password"; "" or NULL: none */
+	const char *accept;        /* for Accept; NULL: an OCSP response */
 	const char *etag;          /* for If-None-Match; "" or NULL: none */
 	const char *last_modified; /* for If-Modified-Since; "" or NULL: none */
 	bool is_last;              /* the connection is not kept for another */

@@ -27,6 +27,7 @@
 	F(ASN1_STRING_length)                  \
 	F(ASN1_TIME_to_tm)                     \
 	F(AUTHORITY_INFO_ACCESS_free)          \
+	F(AUTHORITY_KEYID_free)                \
 	F(BIO_ctrl)                            \
 	F(BIO_free)                            \
 	F(BIO_new_mem_buf)                     \
@@ -37,6 +38,7 @@
 	F(CRYPTO_malloc)                       \
 	F(ERR_pop_to_mark)                     \
 	F(ERR_set_mark)                        \
+	F(EVP_Digest)                          \
 	F(EVP_get_digestbyname)                \
 	F(EVP_sha1)                            \
 	F(EVP_sha256)                          \
@@ -74,7 +76,9 @@
 	F(OPENSSL_sk_num)                      \
 	F(OPENSSL_sk_push)                     \
 	F(OPENSSL_sk_value)                    \
+	F(PEM_read_bio_PKCS7)                  \
 	F(PEM_read_bio_X509)                   \
+	F(PKCS7_free)                          \
 	F(X509_ALGOR_get0)                     \
 	F(X509_EXTENSION_get_object)           \
 	F(X509_NAME_cmp)                       \
@@ -102,9 +106,13 @@
 	F(X509_get_ext_d2i)                    \
 	F(X509_get_issuer_name)                \
 	F(X509_get_subject_name)               \
+	F(X509_issuer_name_hash)               \
 	F(X509_set_ex_data)                    \
+	F(X509_subject_name_hash)              \
+	F(X509_up_ref)                         \
 	F(X509_verify)                         \
 	F(d2i_OCSP_RESPONSE)                   \
+	F(d2i_PKCS7)                           \
 	F(d2i_X509)                            \
 	F(i2d_OCSP_BASICRESP)                  \
 	F(i2d_OCSP_REQUEST)                    \

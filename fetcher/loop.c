@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "loop.h"
 
+#include "aia.h"
 #include "clock.h"
 #include "connections.h"
 #include "fetch.h"
@@ -18,11 +19,16 @@ enum {
 	LONGEST_SLEEP = 60000,
 	/* News from other processes cannot interrupt a poll, so it must be short. */
 	LONGEST_POLL = 20,
+	/* Hosts load the chain within moments of the certificate; what is in it need not be
+	 * downloaded. */
+	CHAIN_WAIT = 100,
 };
 
+/* To the responder or, before, to where the certificate says that its issuer is. */
 struct flight {
 	struct slot *slot; /* NULL: this place is free */
 	struct fetch *fetch;
+	struct aia *download;   /* else NULL */
 	struct descriptor lock; /* of the store: no other process asks meanwhile */
 };
 
@@ -100,10 +106,79 @@ static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lo
 	return false;
 }
 
+static void take_off(struct loop *loop, struct flight *flight, struct slot *slot)
+{
+	flight->slot = slot;
+	loop->in_flight++;
+}
+
+static void end_flight(struct loop *loop, struct flight *flight)
+{
+	store_unlock(&flight->lock);
+	fetch_free(flight->fetch);
+	aia_free(flight->download);
+	flight->fetch = NULL;
+	flight->download = NULL;
+	flight->slot = NULL;
+	loop->in_flight--;
+}
+
+/* True while the issuer of the slot's certificate is being downloaded for another. */
+static bool is_downloading(const struct loop *loop, const struct slot *slot)
+{
+	for (size_t i = 0; i < FETCHES; i++) {
+		const struct flight *flight = &loop->flights[i];
+
+		if (flight->slot && flight->download &&
+			memcmp(flight->slot->issuer_key, slot->issuer_key,
+				sizeof(slot->issuer_key)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* For an issuer that is nowhere on this machine; else returns it, if it has come meanwhile. */
+static const struct issuer_entry *begin_download(
+	struct loop *loop, struct slot *slot, struct flight *flight)
+{
+	const struct supply *supply = loop->supply;
+	bool is_early = clock_steady() - slot->registered < CHAIN_WAIT;
+	struct aia *download = aia_start(&loop->tools, slot->certificate);
+	const struct issuer_entry *issuer = NULL;
+
+	if (!download) {
+		supply_no_issuer(supply, slot, NULL, NULL);
+		return NULL;
+	}
+	if (is_early || !store_lock(supply->store, slot->issuer_key, &flight->lock)) {
+		supply_postpone(slot);
+		aia_free(download);
+		return NULL;
+	}
+	/* Once more: it may have come between the look and the lock. */
+	issuer = supply_issuer(supply, slot);
+	if (issuer) {
+		store_unlock(&flight->lock);
+		aia_free(download);
+		return issuer;
+	}
+	log_debug("%s: downloading its issuer's certificate", slot->label);
+	flight->download = download;
+	take_off(loop, flight, slot);
+	return NULL;
+}
+
 static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *flight)
 {
-	const struct issuer_entry *issuer = supply_issuer(loop->supply, slot);
+	const struct issuer_entry *issuer;
 
+	if (is_downloading(loop, slot)) {
+		supply_postpone(slot);
+		return;
+	}
+	issuer = supply_issuer(loop->supply, slot);
+	if (!issuer)
+		issuer = begin_download(loop, slot, flight);
 	if (!issuer || !must_ask(loop, slot, &flight->lock))
 		return;
 	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, slot->responders,
@@ -115,8 +190,7 @@ static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *fli
 		return;
 	}
 	log_debug("%s: asking %s", slot->label, slot->responders);
-	flight->slot = slot;
-	loop->in_flight++;
+	take_off(loop, flight, slot);
 }
 
 static void land(struct loop *loop, struct flight *flight, enum fetch_state state)
@@ -138,11 +212,46 @@ static void land(struct loop *loop, struct flight *flight, enum fetch_state stat
 			responder, fetch_fresh_until(flight->fetch));
 	if (state != FETCH_FAILED)
 		remember_validators(loop, flight);
-	store_unlock(&flight->lock);
-	fetch_free(flight->fetch);
-	flight->fetch = NULL;
-	flight->slot = NULL;
-	loop->in_flight--;
+	end_flight(loop, flight);
+}
+
+static void step_download(struct loop *loop, struct flight *flight, short revents, int64_t now)
+{
+	struct aia *download = flight->download;
+	enum aia_state state;
+
+	if (supply_issuer_in_chain(loop->supply, flight->slot)) {
+		end_flight(loop, flight);
+		return;
+	}
+	state = aia_step(download, revents, now, clock_wall());
+	if (state == AIA_RUNNING)
+		return;
+	if (state == AIA_FOUND)
+		supply_issuer_arrived(
+			loop->supply, flight->slot, aia_issuer(download), aia_url(download));
+	else
+		supply_no_issuer(loop->supply, flight->slot, aia_url(download), aia_why(download));
+	end_flight(loop, flight);
+}
+
+static void step_flight(struct loop *loop, struct flight *flight, short revents, int64_t now)
+{
+	enum fetch_state state;
+
+	if (flight->download) {
+		step_download(loop, flight, revents, now);
+		return;
+	}
+	state = fetch_step(flight->fetch, revents, now, clock_wall());
+	if (state != FETCH_RUNNING)
+		land(loop, flight, state);
+}
+
+static struct pollfd poll_flight(const struct flight *flight, int64_t now, int *timeout)
+{
+	return flight->download ? aia_poll(flight->download, now, timeout)
+				: fetch_poll(flight->fetch, now, timeout);
 }
 
 static struct flight *free_flight(struct loop *loop)
@@ -218,18 +327,14 @@ static void step_flights(struct loop *loop)
 		if (!loop->flights[i].slot)
 			continue;
 		flights[count] = &loop->flights[i];
-		fds[count++] = fetch_poll(loop->flights[i].fetch, now, &timeout);
+		fds[count++] = poll_flight(&loop->flights[i], now, &timeout);
 	}
 	resolver_count = resolver_poll(loop->tools.resolver, fds + count, RESOLVER_FDS, &timeout);
 	poll_outside(loop, fds, count + resolver_count, timeout);
 	resolver_step(loop->tools.resolver, fds + count, resolver_count);
 	now = clock_steady();
 	for (size_t i = 0; i < count; i++) {
-		enum fetch_state state =
-			fetch_step(flights[i]->fetch, fds[i].revents, now, clock_wall());
-
-		if (state != FETCH_RUNNING)
-			land(loop, flights[i], state);
+		step_flight(loop, flights[i], fds[i].revents, now);
 		pause_work(loop);
 	}
 	connections_sweep(loop->tools.connections, is_backed_up, now);

@@ -2,7 +2,6 @@
 #include "ocsp.h"
 
 #include "certificate.h"
-#include "clock.h"
 
 #include <limits.h>
 #include <string.h>
@@ -20,19 +19,6 @@ struct trial {
 	int status;               /* V_OCSP_CERTSTATUS_… */
 	struct judgement judgement;
 };
-
-static bool read_time(
-	const struct libcrypto *crypto, const ASN1_GENERALIZEDTIME *time, int64_t *seconds)
-{
-	struct tm tm;
-
-	/* ASN1_TIME_to_tm takes NULL for the current time. */
-	if (!time || crypto->ASN1_TIME_to_tm(time, &tm) != 1)
-		return false;
-	*seconds = clock_from_civil(
-		tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-	return true;
-}
 
 static enum verdict judge_status(const struct libcrypto *crypto, OCSP_RESPONSE *response)
 {
@@ -149,14 +135,14 @@ static int read_single(
 	int status = crypto->OCSP_single_get0_status(
 		single, &out->revocation_reason, &revoked, &this_update, &next_update);
 
-	if (!read_time(crypto, this_update, &out->this_update))
+	if (!certificate_time(crypto, this_update, &out->this_update))
 		return -1;
 	out->next_update = out->this_update + OCSP_DEFAULT_LIFE;
-	if (next_update && !read_time(crypto, next_update, &out->next_update))
+	if (next_update && !certificate_time(crypto, next_update, &out->next_update))
 		return -1;
 	if (status != V_OCSP_CERTSTATUS_REVOKED)
 		out->revocation_reason = -1;
-	else if (!read_time(crypto, revoked, &out->revoked_at))
+	else if (!certificate_time(crypto, revoked, &out->revoked_at))
 		return -1;
 	return status;
 }
@@ -242,8 +228,8 @@ static enum verdict judge_validity(struct trial *trial, const X509 *x)
 	const struct libcrypto *crypto = trial->crypto;
 	int64_t not_before, not_after;
 
-	if (!read_time(crypto, crypto->X509_get0_notBefore(x), &not_before) ||
-		!read_time(crypto, crypto->X509_get0_notAfter(x), &not_after))
+	if (!certificate_time(crypto, crypto->X509_get0_notBefore(x), &not_before) ||
+		!certificate_time(crypto, crypto->X509_get0_notAfter(x), &not_after))
 		return VERDICT_BAD_TIMES;
 	if (not_before > trial->now)
 		return VERDICT_NOT_YET_VALID;

@@ -5,6 +5,7 @@
 #ifndef OCSPRELOAD_OCSPCTL_H
 #define OCSPRELOAD_OCSPCTL_H
 
+#include "aia.h"
 #include "certificate.h"
 #include "config.h"
 #include "fetch.h"
@@ -31,6 +32,9 @@ struct tool {
 struct subject {
 	struct certificate leaf;
 	struct buffer issuer; /* DER */
+	bool is_unsent;       /* it came from elsewhere than the server's file or the store */
+	char origin[CERTIFICATE_URLS_SIZE]; /* whence the issuer was downloaded; "" if it was not */
+	char why[CERTIFICATE_URLS_SIZE + 1024];
 };
 
 /*
@@ -41,7 +45,8 @@ const char *subject_read(const struct tool *tool, const char *path, struct subje
 
 /*
  * Looks for its issuer where the fetcher would: among what else is in the file, in what -i and the
- * configuration name, in the system's trust store. Returns NULL, or words that say what to do.
+ * configuration name, in the store and the system's trust store, and where the certificate says.
+ * Returns NULL, or words that say what to do; they live as long as the subject.
  */
 const char *subject_find_issuer(const struct tool *tool, const char *path, struct subject *subject);
 
@@ -61,6 +66,17 @@ struct inquiry {
 bool inquiry_run(const struct tool *tool, const struct subject *subject, struct inquiry *out);
 
 void inquiry_free(struct inquiry *inquiry);
+
+/* The download of a subject's issuer, in the same way; false, too, if there is no URL, or
+ * OCSPRELOAD_FETCH is off. download_free in either case. */
+struct download {
+	struct fetch_tools tools;
+	struct aia *aia;
+	enum aia_state state;
+};
+bool download_run(const struct tool *tool, const struct subject *subject, struct download *out);
+
+void download_free(struct download *download);
 
 /*
  * Judges what the store has for a subject that has its issuer. False if it has nothing; *written is

@@ -38,8 +38,9 @@ static int report(const struct subject *subject, const struct inquiry *inquiry)
 			verdict_text(judgement.verdict));
 		return EXIT_NOT_GOOD;
 	}
-	printf("ok: %s: %s answered: good until %s\n", label, responder,
-		clock_text(judgement.usable_until, time));
+	printf("ok: %s: %s answered: good until %s%s%s\n", label, responder,
+		clock_text(judgement.usable_until, time),
+		subject->origin[0] ? "; the issuer came from " : "", subject->origin);
 	return EXIT_GOOD;
 }
 

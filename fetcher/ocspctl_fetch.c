@@ -10,26 +10,75 @@
 #include <poll.h>
 #include <string.h>
 
+enum { RESOLVER_ROOM = 16 };
+
+/* What is to be polled: one descriptor of an exchange, and the resolver's. */
+struct wait {
+	struct pollfd fds[1 + RESOLVER_ROOM];
+	int timeout;
+};
+
+static void run_wait(struct wait *wait, struct resolver *resolver)
+{
+	size_t count = resolver_poll(resolver, wait->fds + 1, RESOLVER_ROOM, &wait->timeout);
+
+	poll(wait->fds, 1 + count, wait->timeout);
+	resolver_step(resolver, wait->fds + 1, count);
+}
+
 static enum fetch_state run_fetch(struct fetch *fetch, struct resolver *resolver)
 {
-	enum { RESOLVER_ROOM = 16 };
-	struct pollfd fds[1 + RESOLVER_ROOM];
+	struct wait wait = {0};
 
-	memset(fds, 0, sizeof(fds));
 	for (;;) {
 		enum fetch_state state =
-			fetch_step(fetch, fds[0].revents, clock_steady(), clock_wall());
-		int timeout = -1;
-		size_t count;
+			fetch_step(fetch, wait.fds[0].revents, clock_steady(), clock_wall());
 
 		if (state != FETCH_RUNNING)
 			return state;
-		memset(fds, 0, sizeof(fds));
-		fds[0] = fetch_poll(fetch, clock_steady(), &timeout);
-		count = resolver_poll(resolver, fds + 1, RESOLVER_ROOM, &timeout);
-		poll(fds, 1 + count, timeout);
-		resolver_step(resolver, fds + 1, count);
+		wait = (struct wait){.timeout = -1};
+		wait.fds[0] = fetch_poll(fetch, clock_steady(), &wait.timeout);
+		run_wait(&wait, resolver);
 	}
+}
+
+static enum aia_state run_download(struct aia *aia, struct resolver *resolver)
+{
+	struct wait wait = {0};
+
+	for (;;) {
+		enum aia_state state =
+			aia_step(aia, wait.fds[0].revents, clock_steady(), clock_wall());
+
+		if (state != AIA_RUNNING)
+			return state;
+		wait = (struct wait){.timeout = -1};
+		wait.fds[0] = aia_poll(aia, clock_steady(), &wait.timeout);
+		run_wait(&wait, resolver);
+	}
+}
+
+bool download_run(const struct tool *tool, const struct subject *subject, struct download *out)
+{
+	memset(out, 0, sizeof(*out));
+	if (!tool->config.fetch)
+		return false;
+	out->tools.crypto = &tool->crypto;
+	out->tools.config = &tool->config;
+	out->tools.resolver = resolver_new();
+	if (out->tools.resolver)
+		out->aia = aia_start(&out->tools, buffer_bytes(&subject->leaf.der));
+	if (!out->aia)
+		return false;
+	out->state = run_download(out->aia, out->tools.resolver);
+	return true;
+}
+
+void download_free(struct download *download)
+{
+	aia_free(download->aia);
+	if (download->tools.resolver)
+		resolver_free(download->tools.resolver);
 }
 
 bool inquiry_run(const struct tool *tool, const struct subject *subject, struct inquiry *out)
@@ -74,6 +123,10 @@ static bool write_response(
 	/* Without a store, to say what the answer is was all there was to do. */
 	if (!path[0])
 		return true;
+	/* For servers that do not send it. */
+	if (!tool->output && subject->is_unsent)
+		store_write_issuer(
+			&tool->store, subject->leaf.issuer_key, buffer_bytes(&subject->issuer));
 	if (!tool->output)
 		done = store_write(&tool->store, subject->leaf.key, response);
 	else if (strcmp(tool->output, "-") == 0)

@@ -4,6 +4,7 @@
 #include "file.h"
 #include "issuer.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* OpenSSL's own would ask on the terminal. */
@@ -42,20 +43,103 @@ out:
 	return why;
 }
 
-const char *subject_find_issuer(const struct tool *tool, const char *path, struct subject *subject)
+/* Takes what was found, if it is better than what is there. True if it can be used now. */
+static bool take_issuer(const struct tool *tool, struct subject *subject, struct buffer *found)
 {
 	const struct libcrypto *crypto = &tool->crypto;
 	struct bytes leaf = buffer_bytes(&subject->leaf.der);
+	struct issuer_weight weight, held;
+	bool better = issuer_weigh(crypto, leaf, buffer_bytes(found), tool->at, &weight);
+
+	if (!better)
+		return false;
+	if (issuer_weigh(crypto, leaf, buffer_bytes(&subject->issuer), tool->at, &held))
+		better = issuer_outweighs(&weight, &held);
+	if (better) {
+		buffer_free(&subject->issuer);
+		subject->issuer = *found;
+		memset(found, 0, sizeof(*found));
+	}
+	return weight.is_in_time;
+}
+
+static bool find_in_files(const struct tool *tool, const char *path, struct subject *subject)
+{
 	const char *files[] = {path, tool->issuer, tool->config.trusted};
+	struct bytes leaf = buffer_bytes(&subject->leaf.der);
+	bool done = false;
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files) && !done; i++) {
+		struct buffer found = {0};
+		const char *why;
+
+		if (files[i] &&
+			issuer_from_path(&tool->crypto, leaf, files[i], tool->at, &found, &why))
+			done = take_issuer(tool, subject, &found);
+		buffer_free(&found);
+		subject->is_unsent = done && i > 0;
+	}
+	return done;
+}
+
+static bool find_in_stores(const struct tool *tool, struct subject *subject)
+{
+	struct bytes leaf = buffer_bytes(&subject->leaf.der);
+	struct buffer stored = {0}, found = {0};
+	bool done = false;
+
+	if (store_read_issuer(&tool->store, subject->leaf.issuer_key, &stored) &&
+		issuer_from_content(&tool->crypto, leaf, buffer_bytes(&stored), tool->at, &found))
+		done = take_issuer(tool, subject, &found);
+	buffer_free(&found);
+	if (!done && issuer_from_system(&tool->crypto, leaf, tool->at, &found)) {
+		done = take_issuer(tool, subject, &found);
+		subject->is_unsent = done;
+	}
+	buffer_free(&found);
+	buffer_free(&stored);
+	return done;
+}
+
+/* Returns NULL, or why there is none. */
+static const char *download(const struct tool *tool, struct subject *subject)
+{
+	struct download download;
+	struct buffer found = {0};
+	struct bytes der;
+
+	if (!download_run(tool, subject, &download)) {
+		download_free(&download);
+		return "its issuer was not found: put the CA's certificate behind it in the same "
+		       "file, or name a file that has it with -i (for a server: "
+		       "OCSPRELOAD_TRUSTED)";
+	}
+	if (download.state != AIA_FOUND) {
+		snprintf(subject->why, sizeof(subject->why),
+			"its issuer was not found here (put the CA's certificate behind it, or use "
+			"-i; for a server: OCSPRELOAD_TRUSTED), nor at %s: %s",
+			aia_url(download.aia), aia_why(download.aia));
+		download_free(&download);
+		return subject->why;
+	}
+	der = aia_issuer(download.aia);
+	if (buffer_append(&found, der.data, der.size) && take_issuer(tool, subject, &found))
+		subject->is_unsent = true;
+	snprintf(subject->origin, sizeof(subject->origin), "%s", aia_url(download.aia));
+	buffer_free(&found);
+	download_free(&download);
+	return subject->issuer.size > 0 ? NULL : "memory ran out";
+}
+
+const char *subject_find_issuer(const struct tool *tool, const char *path, struct subject *subject)
+{
 	const char *why;
 
-	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++)
-		if (files[i] && issuer_from_file(crypto, leaf, files[i], &subject->issuer, &why))
-			return NULL;
-	if (issuer_from_system(crypto, leaf, &subject->issuer))
+	if (find_in_files(tool, path, subject) || find_in_stores(tool, subject))
 		return NULL;
-	return "its issuer was not found: put the CA's certificate behind it in the same file, or "
-	       "name a file that has it with -i (for a server: OCSPRELOAD_TRUSTED)";
+	why = download(tool, subject);
+	/* One that is out of its time explains more than none. */
+	return subject->issuer.size > 0 ? NULL : why;
 }
 
 void subject_free(struct subject *subject)

@@ -152,20 +152,37 @@ static bool read_file(const char *path, struct stored *stored)
 	return done;
 }
 
-bool store_read(const struct store *store, const unsigned char *key, struct stored *stored)
+static bool read_any(const struct store *store, const unsigned char *key, const char *suffix,
+	struct stored *stored)
 {
 	char path[PATH_SIZE];
 
 	memset(stored, 0, sizeof(*stored));
 	for (size_t i = 0; i < STORE_DIRECTORIES && store->directory[i][0]; i++) {
-		make_path(path, store->directory[i], key, ".der");
+		make_path(path, store->directory[i], key, suffix);
 		if (read_file(path, stored))
 			return true;
 	}
 	return false;
 }
 
-bool store_write(const struct store *store, const unsigned char *key, struct bytes response)
+bool store_read(const struct store *store, const unsigned char *key, struct stored *stored)
+{
+	return read_any(store, key, ".der", stored);
+}
+
+bool store_read_issuer(const struct store *store, const unsigned char *key, struct buffer *out)
+{
+	struct stored stored;
+
+	if (!read_any(store, key, ".crt", &stored))
+		return false;
+	*out = stored.response;
+	return true;
+}
+
+static bool write_any(const struct store *store, const unsigned char *key, const char *suffix,
+	struct bytes content)
 {
 	char path[PATH_SIZE];
 
@@ -173,9 +190,19 @@ bool store_write(const struct store *store, const unsigned char *key, struct byt
 		errno = EROFS;
 		return false;
 	}
-	make_path(path, store->directory[0], key, ".der");
+	make_path(path, store->directory[0], key, suffix);
 	/* Not durable: what a power failure spoils is fetched again. */
-	return file_replace(path, response, false);
+	return file_replace(path, content, false);
+}
+
+bool store_write(const struct store *store, const unsigned char *key, struct bytes response)
+{
+	return write_any(store, key, ".der", response);
+}
+
+bool store_write_issuer(const struct store *store, const unsigned char *key, struct bytes der)
+{
+	return write_any(store, key, ".crt", der);
 }
 
 /* What nobody has refreshed for longer than any response lives, and what a killed writer left. */
@@ -186,8 +213,9 @@ static bool is_dead(const char *name, const struct stat *is, int64_t now)
 
 	if (!S_ISREG(is->st_mode) || !ending)
 		return false;
-	return file_is_temporary(name) ? age > TEMPORARY_AGE
-				       : strcmp(ending, ".der") == 0 && age > DEAD_AGE;
+	if (file_is_temporary(name))
+		return age > TEMPORARY_AGE;
+	return (strcmp(ending, ".der") == 0 || strcmp(ending, ".crt") == 0) && age > DEAD_AGE;
 }
 
 void store_prune(const struct store *store, int64_t now)

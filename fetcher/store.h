@@ -2,7 +2,8 @@
 /*
  * Responses on disk: what makes a restart staple at once, and unrelated processes share one fetch.
  *
- * One file per certificate, KEY.der (the key in hexadecimal), holds the response as it came; one
+ * One file per certificate, KEY.der (the key in hexadecimal), holds the response as it came, and
+ * KEY.crt an issuer that no server sent along (the key is struct certificate's issuer_key); one
  * file named "lock" has a byte for each certificate that is being fetched. Nothing in a store is
  * trusted: what is read is judged like what the network brings. So the worst that somebody who may
  * write there can do is to make us fetch; and only root and the owner of this process may.
@@ -47,13 +48,21 @@ bool store_read(const struct store *store, const unsigned char *key, struct stor
  */
 bool store_write(const struct store *store, const unsigned char *key, struct bytes response);
 
+/*
+ * The same for an issuer, by the issuer_key of those that it has issued. What is read is to be
+ * searched by issuer_from_content; freed by the caller.
+ */
+bool store_read_issuer(const struct store *store, const unsigned char *key, struct buffer *out);
+bool store_write_issuer(const struct store *store, const unsigned char *key, struct bytes der);
+
 /* Removes what has long been dead. now in seconds since 1970. */
 void store_prune(const struct store *store, int64_t now);
 
 /*
- * Takes the right to fetch for a certificate. False if another process has it. True, too, where
- * there can be no lock (no store that this process may write): then lock->number is -1, and all is
- * as if it had it. Released by store_unlock, by the closing of the descriptor, or with the process.
+ * Takes the right to fetch for a certificate, or an issuer. False if another process has it. True,
+ * too, where there can be no lock (no store that this process may write): then lock->number is -1,
+ * and all is as if it had it. Released by store_unlock, by the closing of the descriptor, or with
+ * the process.
  */
 bool store_lock(const struct store *store, const unsigned char *key, struct descriptor *lock);
 void store_unlock(struct descriptor *lock);

@@ -32,8 +32,12 @@ static double draw_jitter(void)
 
 int64_t supply_due(const struct supply *supply, const struct slot *slot)
 {
-	if (atomic_load(&slot->state) == SLOT_NO_ISSUER &&
-		atomic_load(&slot->issuers_seen) != cache_issuer_count(supply->cache))
+	uint32_t state = atomic_load(&slot->state);
+	/* Or while it is being downloaded, and the chain may still come. */
+	bool lacks_issuer =
+		state == SLOT_NO_ISSUER || (state == SLOT_PENDING && !atomic_load(&slot->issuer));
+
+	if (lacks_issuer && atomic_load(&slot->issuers_seen) != cache_issuer_count(supply->cache))
 		return 0;
 	return atomic_load(&slot->due);
 }
@@ -92,22 +96,6 @@ void supply_failure(const struct supply *supply, struct slot *slot, enum slot_st
 		slot->label, responder, why, held_text(slot, text), SECONDS(delay));
 }
 
-/* A host that loads the certificate before its chain is no failure worth a word. */
-static void report_no_issuer(const struct supply *supply, struct slot *slot)
-{
-	bool first = atomic_load(&slot->failures) == 0;
-	int64_t delay = put_off(supply, slot, SLOT_NO_ISSUER, CHAIN_GRACE);
-
-	if (first)
-		log_debug("%s: waiting for the chain: its issuer is not known yet", slot->label);
-	else
-		log_error(
-			"%s: nothing to staple: its issuer's certificate is neither in the "
-			"server's chain nor in OCSPRELOAD_TRUSTED nor in the system's store; "
-			"looking again in " SECONDS_FORMAT,
-			slot->label, SECONDS(delay));
-}
-
 void supply_postpone(struct slot *slot)
 {
 	bool first = atomic_load(&slot->state) == SLOT_PENDING;
@@ -119,73 +107,234 @@ void supply_postpone(struct slot *slot)
  * Issuers
  */
 
+static bool is_in_time(const struct issuer_entry *issuer)
+{
+	int64_t now = clock_wall() / 1000;
+
+	return issuer->not_before <= now && now < issuer->not_after;
+}
+
+/* The best of the first count. */
 static const struct issuer_entry *issuer_from_pool(
 	const struct supply *supply, const struct slot *slot, uint32_t count)
 {
+	const struct issuer_entry *best = NULL;
+	struct issuer_weight weight, best_weight;
+
 	for (uint32_t i = 0; i < count; i++) {
 		const struct issuer_entry *entry = cache_issuer(supply->cache, i);
 
-		if (memcmp(entry->subject, slot->issuer_name, sizeof(slot->issuer_name)) == 0 &&
-			issuer_signed(supply->crypto, slot->certificate, entry->der))
-			return entry;
+		if (entry->subject != slot->issuer_name ||
+			!issuer_weigh(supply->crypto, slot->certificate, entry->der,
+				clock_wall() / 1000, &weight) ||
+			(best && !issuer_outweighs(&weight, &best_weight)))
+			continue;
+		best = entry;
+		best_weight = weight;
 	}
-	return NULL;
+	return best;
 }
 
-/* What is found is kept in the pool for this and other certificates. */
-static const struct issuer_entry *issuer_from_files(
+/*
+ * What is found, and is in its time, is kept in the pool for this and other certificates. Nothing
+ * else is: a search whose result nobody wants must not be a reason for the next.
+ */
+static const struct issuer_entry *pool_issuer(const struct supply *supply, struct bytes der)
+{
+	const struct issuer_entry *entry = NULL;
+	int64_t now = clock_wall() / 1000;
+	struct certificate issuer;
+
+	if (!certificate_decode(supply->crypto, der, &issuer))
+		return NULL;
+	if (issuer.not_before <= now && now < issuer.not_after)
+		entry = cache_keep_issuer(supply->cache, &issuer);
+	certificate_free(&issuer);
+	return entry;
+}
+
+static const struct issuer_entry *issuer_from_store(
+	const struct supply *supply, const struct slot *slot)
+{
+	const struct issuer_entry *entry = NULL;
+	struct buffer stored = {0}, der = {0};
+
+	if (store_read_issuer(supply->store, slot->issuer_key, &stored) &&
+		issuer_from_content(supply->crypto, slot->certificate, buffer_bytes(&stored),
+			clock_wall() / 1000, &der))
+		entry = pool_issuer(supply, buffer_bytes(&der));
+	buffer_free(&der);
+	buffer_free(&stored);
+	return entry;
+}
+
+static const struct issuer_entry *issuer_from_trusted(
 	const struct supply *supply, const struct slot *slot)
 {
 	const char *trusted = supply->config->trusted;
 	const struct issuer_entry *entry = NULL;
-	struct certificate issuer;
 	struct buffer der = {0};
 	const char *why;
 
-	if (trusted && !issuer_from_file(supply->crypto, slot->certificate, trusted, &der, &why))
+	if (!trusted)
+		return NULL;
+	if (issuer_from_path(
+		    supply->crypto, slot->certificate, trusted, clock_wall() / 1000, &der, &why))
+		entry = pool_issuer(supply, buffer_bytes(&der));
+	else
 		log_info("%s: OCSPRELOAD_TRUSTED=%s does not help: %s", slot->label, trusted, why);
-	if (der.size == 0 && !issuer_from_system(supply->crypto, slot->certificate, &der))
-		goto out;
-	if (certificate_decode(supply->crypto, buffer_bytes(&der), &issuer)) {
-		entry = cache_keep_issuer(supply->cache, &issuer);
-		certificate_free(&issuer);
-	}
-out:
 	buffer_free(&der);
 	return entry;
 }
 
+static const struct issuer_entry *issuer_from_system_store(
+	const struct supply *supply, const struct slot *slot)
+{
+	const struct issuer_entry *entry = NULL;
+	struct buffer der = {0};
+
+	if (issuer_from_system(supply->crypto, slot->certificate, clock_wall() / 1000, &der))
+		entry = pool_issuer(supply, buffer_bytes(&der));
+	buffer_free(&der);
+	return entry;
+}
+
+/* Before issuers_seen: without one of the two a handshake would not wait for the answer. */
+static void know_issuer(
+	const struct supply *supply, struct slot *slot, const struct issuer_entry *issuer)
+{
+	atomic_store(&slot->issuer, issuer);
+	atomic_store(&slot->failures, 0);
+	atomic_store(&slot->due, 0);
+	cache_set_state(supply->cache, slot, SLOT_PENDING);
+}
+
+/* For restarts, and for processes that have no thread to search. */
+static void store_issuer(const struct supply *supply, const struct slot *slot, struct bytes der)
+{
+	if (!store_write_issuer(supply->store, slot->issuer_key, der) && supply->store->writable)
+		log_info("%s: the issuer's certificate is not kept on disk: %s", slot->label,
+			strerror(errno));
+}
+
+/* One that is in its time, or NULL: nothing that an expired CA signed can be stapled. */
 static const struct issuer_entry *find_issuer(
 	const struct supply *supply, struct slot *slot, bool in_files)
 {
+	static const struct issuer_entry *(*const places[])(
+		const struct supply *supply, const struct slot *slot) = {
+		issuer_from_store, issuer_from_trusted, issuer_from_system_store};
+	size_t count = in_files ? sizeof(places) / sizeof(*places) : 1;
+	bool from_files = false;
 	const struct issuer_entry *issuer = atomic_load(&slot->issuer);
-	uint32_t count = cache_issuer_count(supply->cache);
 
-	if (issuer)
+	if (issuer && is_in_time(issuer))
 		return issuer;
-	issuer = issuer_from_pool(supply, slot, count);
-	if (!issuer && in_files)
-		issuer = issuer_from_files(supply, slot);
-	/* Before the count: without one of the two a handshake would not wait for the answer. */
-	if (issuer) {
-		atomic_store(&slot->issuer, issuer);
-		atomic_store(&slot->failures, 0);
-		atomic_store(&slot->due, 0);
-		cache_set_state(supply->cache, slot, SLOT_PENDING);
+	issuer = issuer_from_pool(supply, slot, cache_issuer_count(supply->cache));
+	for (size_t i = 0; i < count && !(issuer && is_in_time(issuer)); i++) {
+		issuer = places[i](supply, slot);
+		from_files = i > 0;
 	}
-	/* The count from before the search: what came meanwhile deserves another. */
-	if (in_files)
-		atomic_store(&slot->issuers_seen, count);
+	if (!issuer || !is_in_time(issuer))
+		return NULL;
+	if (from_files)
+		store_issuer(supply, slot, issuer->der);
+	know_issuer(supply, slot, issuer);
 	return issuer;
+}
+
+/* Nothing has changed since the last search that ended with supply_postpone. */
+static bool was_searched_for(const struct slot *slot, uint32_t count)
+{
+	return atomic_load(&slot->state) == SLOT_PENDING && atomic_load(&slot->due) != 0 &&
+	       atomic_load(&slot->issuers_seen) == count;
+}
+
+/* The pool has grown since the last search: what came may last longer than what there was. */
+static void choose_again(const struct supply *supply, struct slot *slot, uint32_t count)
+{
+	const struct issuer_entry *best;
+
+	if (!atomic_load(&slot->issuer) || atomic_load(&slot->issuers_seen) == count)
+		return;
+	best = issuer_from_pool(supply, slot, count);
+	if (best)
+		atomic_store(&slot->issuer, best);
 }
 
 const struct issuer_entry *supply_issuer(const struct supply *supply, struct slot *slot)
 {
-	const struct issuer_entry *issuer = find_issuer(supply, slot, true);
+	/* The count from before the search: what comes meanwhile deserves another. */
+	uint32_t count = cache_issuer_count(supply->cache);
+	const struct issuer_entry *issuer;
 
-	if (!issuer)
-		report_no_issuer(supply, slot);
+	choose_again(supply, slot, count);
+	issuer = find_issuer(supply, slot, !was_searched_for(slot, count));
+	atomic_store(&slot->issuers_seen, count);
 	return issuer;
+}
+
+bool supply_issuer_in_chain(const struct supply *supply, struct slot *slot)
+{
+	const struct issuer_entry *issuer =
+		issuer_from_pool(supply, slot, cache_issuer_count(supply->cache));
+
+	return issuer && is_in_time(issuer);
+}
+
+void supply_issuer_arrived(
+	const struct supply *supply, struct slot *slot, struct bytes der, const char *url)
+{
+	const struct issuer_entry *issuer = pool_issuer(supply, der);
+
+	if (!issuer) {
+		supply_no_issuer(supply, slot, url, "there is no room for it");
+		return;
+	}
+	log_info("%s: its issuer's certificate comes from %s", slot->label, url);
+	store_issuer(supply, slot, der);
+	know_issuer(supply, slot, issuer);
+}
+
+/* One question to the CA is for all that wait for the same answer. */
+static void put_off_siblings(const struct supply *supply, const struct slot *slot)
+{
+	size_t count = cache_slot_count(supply->cache);
+
+	for (size_t i = 0; i < count; i++) {
+		struct slot *other = cache_slot(supply->cache, i);
+		uint32_t state = atomic_load(&other->state);
+
+		if (other == slot || (state != SLOT_PENDING && state != SLOT_NO_ISSUER) ||
+			atomic_load(&other->issuer) ||
+			memcmp(other->issuer_key, slot->issuer_key, sizeof(slot->issuer_key)) != 0)
+			continue;
+		atomic_store(&other->failures, atomic_load(&slot->failures));
+		atomic_store(&other->issuers_seen, atomic_load(&slot->issuers_seen));
+		atomic_store(&other->due, atomic_load(&slot->due));
+		cache_set_state(supply->cache, other, SLOT_NO_ISSUER);
+	}
+}
+
+/* A host that loads the certificate before its chain is no failure worth a word. */
+void supply_no_issuer(
+	const struct supply *supply, struct slot *slot, const char *url, const char *why)
+{
+	bool first = atomic_load(&slot->failures) == 0;
+	int64_t delay = put_off(supply, slot, SLOT_NO_ISSUER, CHAIN_GRACE);
+
+	if (url)
+		put_off_siblings(supply, slot);
+	if (first && !url)
+		log_debug("%s: waiting for the chain: its issuer is not known yet", slot->label);
+	else
+		log_error(
+			"%s: nothing to staple: its issuer's certificate is neither in the "
+			"server's chain nor in OCSPRELOAD_TRUSTED nor in the system's "
+			"store%s%s%s%s; "
+			"looking again in " SECONDS_FORMAT,
+			slot->label, url ? ", nor to be had from " : "", url ? url : "",
+			url ? ": " : "", url ? why : "", SECONDS(delay));
 }
 
 /*

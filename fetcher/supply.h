@@ -27,10 +27,25 @@ bool supply_is_due(const struct supply *supply, const struct slot *slot);
 int64_t supply_due(const struct supply *supply, const struct slot *slot);
 
 /*
- * The issuer of the slot's certificate: from the chains that were seen or, with files, from
- * OCSPRELOAD_TRUSTED and the system's store. NULL, reported and put off, if it is not found there.
+ * The issuer of the slot's certificate, in its time: from the chains that were seen, from what the
+ * store has of earlier searches, from OCSPRELOAD_TRUSTED and the system's store. NULL if it is not
+ * found there; then it may be downloaded (aia.h), or supply_no_issuer says that it was not found.
  */
 const struct issuer_entry *supply_issuer(const struct supply *supply, struct slot *slot);
+
+/* While it is downloaded: true if the chain has come after all. */
+bool supply_issuer_in_chain(const struct supply *supply, struct slot *slot);
+
+/* Takes a downloaded issuer, which has signed the slot's certificate, and stores it for others. */
+void supply_issuer_arrived(
+	const struct supply *supply, struct slot *slot, struct bytes der, const char *url);
+
+/*
+ * It was not found, and a download from url (NULL: there was none) failed, too: the slot is put
+ * off, and with it those that the same download would have served.
+ */
+void supply_no_issuer(
+	const struct supply *supply, struct slot *slot, const char *url, const char *why);
 
 /*
  * Takes what the store has if it is another than the last time, and if the issuer is known from the

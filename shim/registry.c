@@ -69,7 +69,7 @@ static const char *why_not(const struct certificate *certificate, const char *re
 {
 	if (!certificate->may_be_server)
 		return "it is not for servers (extendedKeyUsage)";
-	if (memcmp(certificate->subject, certificate->issuer, sizeof(certificate->subject)) == 0)
+	if (certificate->is_self_issued)
 		return "it is self-signed";
 	if (responders[0] == '\0')
 		return "it names no OCSP responder";

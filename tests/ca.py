@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A throw-away certificate authority that signs good certificates, and OCSP responses of any kind."""
 
+import copy
 import datetime
 import functools
 import itertools
@@ -10,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import ocsp
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 SHA1 = hashes.SHA1()
@@ -55,6 +57,11 @@ def pem(*objects):
 
 def common_name(name):
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def printable(name):
+    """The same name as common_name's, in other bytes."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, _ASN1Type.PrintableString)])
 
 
 def tlv(tag, *contents):
@@ -120,6 +127,16 @@ class Leaf:
     def der(self):
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
+    def with_chain(self, *certificates):
+        """The same certificate, for a server that sends these after it."""
+        other = copy.copy(self)
+        stem = self.authority.directory / f"{next(_numbers)}-{self.serial:x}"
+        other.chain_file = stem.with_suffix(".chain")
+        other.pem_file = stem.with_suffix(".pem")
+        other.chain_file.write_bytes(pem(self.certificate, *certificates))
+        other.pem_file.write_bytes(pem(self.key, self.certificate, *certificates))
+        return other
+
 
 class Signer:
     """Who signs a response: a key, and the certificate that goes along if it is a delegate."""
@@ -163,6 +180,18 @@ class Authority:
         private_key = key(kind, name)
         certificate = _sign(name, private_key, self.subject, self.key, ca=True)
         return Authority(self.directory, private_key, certificate, self)
+
+    def again(self, parent=None, subject=None, new_key=False, **options):
+        """
+        The same CA in another certificate: renewed, or signed by another parent, or with another
+        subject, or with a key of its own, as nobody but an impostor or a new generation has it.
+        """
+        parent = parent or self.parent
+        private_key = key("ec", f"another {self.file}") if new_key else self.key
+        certificate = _sign(
+            subject or self.subject, private_key, parent.subject, parent.key, ca=True, **options
+        )
+        return Authority(self.directory, private_key, certificate, parent)
 
     def issue(self, *names, kind="ec", responder=None, **options):
         """A leaf for names; responder is a URL, several, or None. For options see _sign."""
@@ -266,6 +295,7 @@ def _sign(
     ca=False,
     names=(),
     responders=(),
+    ca_issuers=(),
     serial=None,
     usage=None,
     must_staple=False,
@@ -274,7 +304,7 @@ def _sign(
 ):
     builder = (
         x509.CertificateBuilder()
-        .subject_name(common_name(subject))
+        .subject_name(common_name(subject) if isinstance(subject, str) else subject)
         .issuer_name(issuer)
         .public_key(private_key.public_key())
         .serial_number(serial or x509.random_serial_number())
@@ -294,14 +324,14 @@ def _sign(
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([EXTENDED_KEY_USAGES[name] for name in usage.split()]), False
         )
-    if responders:
+    access = [(AuthorityInformationAccessOID.CA_ISSUERS, url) for url in ca_issuers]
+    access += [(AuthorityInformationAccessOID.OCSP, url) for url in responders]
+    if access:
         builder = builder.add_extension(
             x509.AuthorityInformationAccess(
                 [
-                    x509.AccessDescription(
-                        AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(url)
-                    )
-                    for url in responders
+                    x509.AccessDescription(method, x509.UniformResourceIdentifier(url))
+                    for method, url in access
                 ]
             ),
             False,

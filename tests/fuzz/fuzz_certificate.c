@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * certificate_decode, issuer_signed and issuer_from_file. Input: a certificate, or a PEM file.
+ * certificate_decode, issuer_signed, issuer_from_content and issuer_from_path. Input: a
+ * certificate, or a PEM file, or a PKCS#7.
  */
 #include "certificate.h"
 #include "court.h"
@@ -19,7 +20,7 @@ static void check_printable(const char *text, size_t room)
 }
 
 /* "URL URL URL": one space between two, none elsewhere. */
-static void check_responders(const char *text)
+static void check_urls(const char *text)
 {
 	size_t size = strlen(text);
 
@@ -37,14 +38,20 @@ static void check_decoding(struct bytes der)
 	}
 	check_printable(certificate.label, sizeof(certificate.label));
 	check_printable(certificate.responders, sizeof(certificate.responders));
-	check_responders(certificate.responders);
+	check_printable(certificate.issuers, sizeof(certificate.issuers));
+	check_urls(certificate.responders);
+	check_urls(certificate.issuers);
 	RULE(strstr(certificate.label, " (serial "));
 	/* What is kept of it is DER, and means the same. */
 	RULE(certificate_decode(&crypto, buffer_bytes(&certificate.der), &again));
 	RULE(is_same(buffer_bytes(&certificate.der), buffer_bytes(&again.der)));
 	RULE(memcmp(certificate.key, again.key, sizeof(again.key)) == 0);
-	RULE(memcmp(certificate.subject, again.subject, sizeof(again.subject)) == 0);
-	RULE(memcmp(certificate.issuer, again.issuer, sizeof(again.issuer)) == 0);
+	RULE(memcmp(certificate.issuer_key, again.issuer_key, sizeof(again.issuer_key)) == 0);
+	RULE(certificate.subject == again.subject && certificate.issuer == again.issuer);
+	RULE(certificate.is_self_issued == again.is_self_issued);
+	RULE(certificate.not_before == again.not_before);
+	RULE(certificate.not_after == again.not_after);
+	RULE(strcmp(certificate.issuers, again.issuers) == 0);
 	RULE(strcmp(certificate.label, again.label) == 0);
 	RULE(strcmp(certificate.responders, again.responders) == 0);
 	RULE(certificate.may_be_server == again.may_be_server);
@@ -92,6 +99,22 @@ static void check_signed(struct bytes der)
 	}
 }
 
+/* Whatever a CA's server sends: what is found in it has signed the leaf. */
+static void check_content(struct bytes content)
+{
+	for (int i = 0; i < COURTS; i++) {
+		struct bytes leaf = buffer_bytes(&courts[i].leaf);
+		struct buffer found = {0};
+		struct issuer_weight weight;
+		int is = issuer_from_content(&crypto, leaf, content, moment, &found);
+
+		RULE(ERR_peek_error() == 0);
+		RULE(is || found.size == 0);
+		RULE(!is || issuer_weigh(&crypto, leaf, buffer_bytes(&found), moment, &weight));
+		buffer_free(&found);
+	}
+}
+
 static void check_file(struct bytes pem)
 {
 	int fd = memfd_create("pem", MFD_CLOEXEC);
@@ -103,7 +126,7 @@ static void check_file(struct bytes pem)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	for (int i = 0; i < COURTS; i++) {
 		struct bytes leaf = buffer_bytes(&courts[i].leaf);
-		int is = issuer_from_file(&crypto, leaf, path, &found, &why);
+		int is = issuer_from_path(&crypto, leaf, path, moment, &found, &why);
 
 		RULE(is ? !why : why && why[0]);
 		RULE(ERR_peek_error() == 0);
@@ -131,6 +154,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else
 		check_decoding(input);
 	ERR_clear_error();
+	check_content(input);
 	if (size > 0 && data[0] == 0x30)
 		check_signed(input);
 	free(copy);

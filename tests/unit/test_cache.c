@@ -68,8 +68,8 @@ static struct certificate make_certificate(unsigned number, unsigned char *der, 
 
 	/* Numbers that differ by a multiple of the buckets' number share one. */
 	memcpy(certificate.key, &number, sizeof(number));
-	memcpy(certificate.subject, &number, sizeof(number));
-	certificate.issuer[0] = 1;
+	certificate.subject = number;
+	certificate.issuer = 1;
 	memset(der, (int)number, size);
 	snprintf(certificate.label, sizeof(certificate.label), "number %u", number);
 	return certificate;
