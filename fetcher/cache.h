@@ -77,6 +77,7 @@ struct slot {
 	_Atomic uint32_t failures;   /* in a row */
 	_Atomic uint64_t stamp;      /* of what was last read from or written to the store */
 	_Atomic int64_t looked;      /* steady clock: when a host's thread last looked there */
+	_Atomic int64_t sought;      /* and in the context's stores, for an issuer */
 };
 
 /* NULL when the kernel refuses the memory (RLIMIT_AS, a cgroup). */

@@ -84,16 +84,20 @@
 	F(X509_NAME_cmp)                       \
 	F(X509_NAME_digest)                    \
 	F(X509_NAME_get_text_by_NID)           \
+	F(X509_OBJECT_get0_X509)               \
 	F(X509_STORE_CTX_free)                 \
 	F(X509_STORE_CTX_get1_issuer)          \
 	F(X509_STORE_CTX_init)                 \
 	F(X509_STORE_CTX_new)                  \
 	F(X509_STORE_add_cert)                 \
 	F(X509_STORE_free)                     \
+	F(X509_STORE_get0_objects)             \
 	F(X509_STORE_get0_param)               \
+	F(X509_STORE_lock)                     \
 	F(X509_STORE_new)                      \
 	F(X509_STORE_set_default_paths)        \
 	F(X509_STORE_set_flags)                \
+	F(X509_STORE_unlock)                   \
 	F(X509_VERIFY_PARAM_set_time)          \
 	F(X509_cmp)                            \
 	F(X509_digest)                         \

@@ -39,6 +39,7 @@
 	F(DTLS_client_method)            \
 	F(SSL_CTX_free)                  \
 	F(SSL_CTX_get0_certificate)      \
+	F(SSL_CTX_get_cert_store)        \
 	F(SSL_CTX_get_ex_data)           \
 	F(SSL_CTX_get_security_callback) \
 	F(SSL_CTX_get_ssl_method)        \

@@ -142,6 +142,68 @@ static void pool_issuers(struct libssl *lib, const STACK_OF(X509) * chain)
 		pool_issuer(lib, lib->crypto.OPENSSL_sk_value(stack, i));
 }
 
+/*
+ * Certificates of a store that may be the issuer of x. Only those that are in memory: to let the
+ * store look into its directories would add to what the host finds in it. The lock is the store's
+ * own, which nobody holds across I/O. Returns how many; each is to be freed.
+ */
+static int find_in_store(struct libssl *lib, X509_STORE *store, X509 *x, X509 **found, int room)
+{
+	const struct libcrypto *crypto = &lib->crypto;
+	const X509_NAME *issuer = crypto->X509_get_issuer_name(x);
+	const OPENSSL_STACK *objects;
+	int count = 0;
+
+	if (!store || crypto->X509_STORE_lock(store) != 1)
+		return 0;
+	objects = (const OPENSSL_STACK *)crypto->X509_STORE_get0_objects(store);
+	for (int i = 0; i < crypto->OPENSSL_sk_num(objects) && count < room; i++) {
+		X509 *candidate =
+			crypto->X509_OBJECT_get0_X509(crypto->OPENSSL_sk_value(objects, i));
+
+		if (candidate &&
+			crypto->X509_NAME_cmp(crypto->X509_get_subject_name(candidate), issuer) ==
+				0 &&
+			crypto->X509_up_ref(candidate) == 1)
+			found[count++] = candidate;
+	}
+	crypto->X509_STORE_unlock(store);
+	return count;
+}
+
+/* Without a note: a certificate in a store is shared between threads already. */
+static void pool_from_store(struct libssl *lib, X509_STORE *store, X509 *x)
+{
+	enum { CANDIDATES = 16 };
+	struct cache *cache = host_cache();
+	X509 *found[CANDIDATES];
+	int count = find_in_store(lib, store, x, found, CANDIDATES);
+
+	for (int i = 0; i < count; i++) {
+		struct certificate certificate;
+
+		if (cache && certificate_read(&lib->crypto, found[i], &certificate)) {
+			cache_add_issuer(cache, &certificate);
+			certificate_free(&certificate);
+		}
+		lib->crypto.X509_free(found[i]);
+	}
+}
+
+void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const struct slot *slot, X509 *x)
+{
+	X509_STORE *verify = NULL, *chain = NULL;
+
+	if (atomic_load(&slot->issuer))
+		return;
+	/* Where a libssl does not know these, NULL stays. */
+	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERT_STORE, 0, &chain);
+	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_VERIFY_CERT_STORE, 0, &verify);
+	pool_from_store(lib, chain, x);
+	pool_from_store(lib, verify, x);
+	pool_from_store(lib, lib->SSL_CTX_get_cert_store(ctx), x);
+}
+
 static bool is_concerned(const struct libssl *lib, int result)
 {
 	return result > 0 && lib->known && host_is_wanted();
@@ -183,8 +245,10 @@ static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 		lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERTS, 0, &chain);
 	pool_issuers(lib, extra);
 	pool_issuers(lib, chain);
-	if (slot)
-		fill(lib, slot);
+	if (!slot)
+		return;
+	registry_seek_issuer(lib, ctx, slot, x);
+	fill(lib, slot);
 }
 
 int registry_see_ctx(struct libssl *lib, SSL_CTX *ctx, int result)

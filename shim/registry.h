@@ -30,4 +30,11 @@ bool registry_see_new(struct libssl *lib, SSL_CTX *ctx);
  */
 struct slot *registry_slot(struct libssl *lib, X509 *x);
 
+/*
+ * Takes into the pool what may be the issuer of x, the slot's certificate, from the context's own
+ * stores, if it is not known yet: what the host has given them with SSL_CTX_load_verify_locations
+ * and the like, as far as it is in memory. Changes nothing in them. Inside a visit.
+ */
+void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const struct slot *slot, X509 *x);
+
 #endif

@@ -87,6 +87,20 @@ static void avoid_compressed(const struct libssl *lib, SSL *ssl)
 		lib->SSL_set_options(ssl, no_tx_certificate_compression);
 }
 
+/*
+ * A host may have loaded the issuer after the certificate, by a function that is not hooked: one
+ * look a second, in memory, and only while the issuer is unknown.
+ */
+static void seek_issuer(struct libssl *lib, SSL *ssl, struct slot *slot, X509 *x)
+{
+	int64_t now = clock_steady(), sought = atomic_load(&slot->sought);
+
+	if (atomic_load(&slot->issuer) || (sought != 0 && now - sought < LOOK_INTERVAL))
+		return;
+	atomic_store(&slot->sought, now);
+	registry_seek_issuer(lib, lib->SSL_get_SSL_CTX(ssl), slot, x);
+}
+
 /* True if a response now hangs on the connection. */
 static bool staple(struct libssl *lib, SSL *ssl)
 {
@@ -97,6 +111,7 @@ static bool staple(struct libssl *lib, SSL *ssl)
 
 	if (!slot)
 		return false;
+	seek_issuer(lib, ssl, slot, x);
 	refresh(lib, slot);
 	if (cache_usable_until(slot) == 0)
 		host_await(slot);

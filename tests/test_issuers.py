@@ -195,6 +195,41 @@ def test_a_trusted_directory_that_does_not_help_is_told(s_server, issue, imposto
     wait_until(lambda: says(server, str(trusted), "the issuer is not in it"), what=server.log)
 
 
+# The context's own stores
+
+
+@pytest.mark.parametrize("option", ["-CAfile", "-verifyCAfile", "-chainCAfile"])
+def test_the_issuer_is_found_among_the_cas_that_the_host_has_loaded(
+    s_server, issue, authority, impostor, tmp_path, option
+):
+    cas = tmp_path / "cas.pem"
+    cas.write_bytes(ca.pem(impostor.certificate, authority.certificate))
+    leaf = issue().with_chain()
+    server = s_server(leaf, option, cas)
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+
+def test_the_issuer_is_found_among_cas_that_are_loaded_after_the_certificate(
+    python_server, issue, authority, tmp_path
+):
+    leaf = issue().with_chain()
+    server = python_server(leaf.pem_file, "--ca", authority.file)
+    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+
+def test_a_hashed_directory_of_the_hosts_is_left_as_the_host_has_it(
+    python_server, issue, authority, tmp_path
+):
+    """To look into it would make the host see certificates in its store that it never met."""
+    cas = tmp_path / "cas"
+    cas.mkdir()
+    (cas / f"{_hash(authority.file)}.0").write_bytes(authority.file.read_bytes())
+    leaf = issue().with_chain()
+    environment = {"OCSPRELOAD_STARTUP_WAIT": "300ms"}
+    server = python_server(leaf.pem_file, "--ca", cas, environment=environment)
+    assert not handshake(server.port).stapled
+
+
 # caIssuers
 
 

@@ -2,20 +2,27 @@
 """
 A TLS server as small as Python's ssl module allows.
 
-usage: python_server.py PORT PEM [NAME=PEM…] [--client-ca FILE]
+usage: python_server.py PORT PEM [NAME=PEM…] [--client-ca FILE] [--ca PATH]
 
-The first PEM file is for everybody, the others for those who ask for NAME.
+The first PEM file is for everybody, the others for those who ask for NAME. What --ca names, a file
+or a hashed directory, is loaded after the certificate, and nothing is asked of clients for it.
 """
 
 import argparse
+import os
 import socket
 import ssl
 import threading
 
 
-def make_context(pem, client_ca):
+def make_context(pem, client_ca, ca):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
+    if ca:
+        is_directory = os.path.isdir(ca)
+        context.load_verify_locations(
+            cafile=None if is_directory else ca, capath=ca if is_directory else None
+        )
     if client_ca:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -38,13 +45,14 @@ def main():
     parser.add_argument("pem")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--client-ca")
+    parser.add_argument("--ca")
     arguments = parser.parse_args()
 
-    context = make_context(arguments.pem, arguments.client_ca)
+    context = make_context(arguments.pem, arguments.client_ca, arguments.ca)
     others = {}
     for name_and_pem in arguments.names:
         name, _, pem = name_and_pem.partition("=")
-        others[name] = make_context(pem, arguments.client_ca)
+        others[name] = make_context(pem, arguments.client_ca, arguments.ca)
 
     def choose(tls, name, _):
         tls.context = others.get(name, context)
