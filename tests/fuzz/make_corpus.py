@@ -18,7 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 import ca  # noqa: E402
 import test_ocsp as t  # noqa: E402
 from cryptography.hazmat.primitives import hashes  # noqa: E402
-from cryptography.hazmat.primitives.serialization import Encoding  # noqa: E402
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7  # noqa: E402
 
 RESPONSES = {
     "length": b"HTTP/1.1 200 OK\r\nContent-Type: application/ocsp-response\r\n"
@@ -166,6 +166,10 @@ def main():
             certificates[f"{kind}-leaf"] = leaf.der
             certificates[f"{kind}-issuer"] = issuer
             certificates[f"{kind}-pem"] = b"text\n" + ca.pem(leaf.certificate, authority.certificate)
+            both = [authority.certificate, leaf.certificate]
+            for name, encoding in (("pkcs7", Encoding.DER), ("pkcs7-pem", Encoding.PEM)):
+                bundle = pkcs7.serialize_certificates(both, encoding)
+                certificates[f"{kind}-{name}"] = bundle
             urls = ["http://a.test/", "http://b.test/x?y", "ldap://c.test", "http://with space/"]
             other = ca.Authority.create(directory, f"Other {kind} Root", kind=kind)
             odd = other.issue("*.example.org", "b.test", responder=urls, usage="server client")
