@@ -64,9 +64,14 @@ struct judgement {
  *
  * - The parameters of signatureAlgorithm must be what the algorithm demands: NULL or absent for RSA
  *   (RFC 4055, 5), one of three encodings for RSASSA-PSS, absent for all else (RFC 5758, RFC 8410).
+ *   PSS with another salt or another digest for the mask is legal (RFC 4055, 3.1), but Go and
+ *   mozilla::pkix read no PSS in responses at all, and what their CAs may sign with besides are
+ *   these three (CA/Browser Forum's Baseline Requirements, 7.1.3.2.1). To take more would be to
+ *   parse what OpenSSL does not parse to its end, for responses that hardly a client accepts.
  * - If certificates come along, the signer's must be the first, also where the issuer signed
  *   itself. RFC 6960 knows no order, but responders keep this one, and Go looks at no other
- *   certificate. Those after it are not looked at and may be anything that is DER.
+ *   certificate: it refuses a response whose first does not verify the signature, though a later
+ *   one would. Those after it are not looked at and may be anything that is DER.
  *
  * The error queue of the calling thread is left as it was.
  */
