@@ -73,7 +73,8 @@ static bool parse_store(const char *value, void *field)
 		config->store = value;
 	else if (strcasecmp(value, "off") != 0)
 		return false;
-	config->use_store = value[0] == '/';
+	config->store = value[0] == '/' ? value : NULL;
+	config->use_store = config->store;
 	return true;
 }
 
