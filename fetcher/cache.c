@@ -474,6 +474,8 @@ static bool slot_awaits_answer(const struct cache *cache, const struct slot *slo
 {
 	uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
 
+	if (!slot->responders[0])
+		return false;
 	/* Another search for the issuer is due when the pool has grown since the last. */
 	return state == SLOT_PENDING ||
 	       (state == SLOT_NO_ISSUER &&

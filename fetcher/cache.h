@@ -52,13 +52,30 @@ struct issuer_entry {
 	struct bytes der;
 };
 
+enum ready_state {
+	READY_NONE,   /* or nothing that could be used */
+	READY_HOLDS,  /* until slot_ready.until nobody is asked */
+	READY_ENDING, /* it has not been replaced in time */
+	READY_ENDED,
+};
+
+/* What is known of the certificate's ready-made responses (ready.h). All zero at first. */
+struct slot_ready {
+	_Atomic uint64_t serial; /* ready_serial, once it is known */
+	_Atomic uint64_t stamp;  /* ready_stamp of what was judged last */
+	_Atomic int64_t judged;  /* steady clock: when */
+	_Atomic uint32_t state;  /* enum ready_state */
+	_Atomic int64_t until;   /* wall clock, milliseconds */
+	_Atomic int64_t end;     /* its usable_until: wall clock, milliseconds */
+};
+
 struct slot {
 	/* Constant once the slot can be found. */
 	unsigned char key[CERTIFICATE_KEY_SIZE];
 	unsigned char issuer_key[CERTIFICATE_KEY_SIZE]; /* see struct certificate */
 	uint32_t issuer_name;                           /* its hash */
 	struct bytes certificate;
-	const char *responders; /* see struct certificate */
+	const char *responders; /* see struct certificate; empty: there is nobody to ask */
 	const char *label;
 	int64_t registered; /* steady clock, milliseconds */
 	struct slot *next_in_bucket;
@@ -78,6 +95,7 @@ struct slot {
 	_Atomic uint64_t stamp;      /* of what was last read from or written to the store */
 	_Atomic int64_t looked;      /* steady clock: when a host's thread last looked there */
 	_Atomic int64_t sought;      /* and in the context's stores, for an issuer */
+	struct slot_ready ready;
 };
 
 /* NULL when the kernel refuses the memory (RLIMIT_AS, a cgroup). */

@@ -69,9 +69,7 @@ static bool parse_store(const char *value, void *field)
 {
 	struct config *config = (struct config *)((char *)field - offsetof(struct config, store));
 
-	if (value[0] == '/')
-		config->store = value;
-	else if (strcasecmp(value, "off") != 0)
+	if (value[0] != '/' && strcasecmp(value, "off") != 0)
 		return false;
 	config->store = value[0] == '/' ? value : NULL;
 	config->use_store = config->store;
@@ -176,6 +174,7 @@ static const struct variable variables[] = {
 	{"OCSPRELOAD_ONLY", parse_text, FIELD(only), NULL, NULL},
 	{"OCSPRELOAD_RESPONDER", parse_url, FIELD(responder), "an http:// URL",
 		"the certificates' own"},
+	{"OCSPRELOAD_RESPONSES", parse_path, FIELD(responses), "an absolute path", "none"},
 	{"OCSPRELOAD_TRUSTED", parse_path, FIELD(trusted), "an absolute path", "none"},
 	{"OCSPRELOAD_STORE", parse_store, FIELD(store), "an absolute path or off",
 		"the default directories"},

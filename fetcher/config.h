@@ -17,6 +17,7 @@ struct config {
 	bool enabled;           /* OCSPRELOAD */
 	const char *only;       /* OCSPRELOAD_ONLY: program names; NULL: all */
 	const char *responder;  /* OCSPRELOAD_RESPONDER: a URL in place of the certificates' */
+	const char *responses;  /* OCSPRELOAD_RESPONSES: see ready.h; or NULL */
 	const char *trusted;    /* OCSPRELOAD_TRUSTED: a file or directory of issuers, or NULL */
 	bool use_store;         /* OCSPRELOAD_STORE is not off */
 	const char *store;      /* OCSPRELOAD_STORE: a directory; NULL: see store_open */

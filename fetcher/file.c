@@ -11,31 +11,36 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-const char *file_read(const char *path, size_t limit, struct buffer *out)
+const char *file_read_open(int fd, size_t limit, struct buffer *out)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	const char *why = NULL;
 	unsigned char piece[4096];
 	size_t room = limit;
 
-	if (fd < 0)
-		return strerror(errno);
-	while (!why) {
+	for (;;) {
 		ssize_t size = read(fd, piece, sizeof(piece));
 
 		if (size == 0)
-			break;
+			return NULL;
 		if (size < 0 && errno == EINTR)
 			continue;
 		if (size < 0)
-			why = strerror(errno);
-		else if ((size_t)size > room)
-			why = "it is too large";
-		else if (!buffer_append(out, piece, (size_t)size))
-			why = "memory ran out";
-		else
-			room -= (size_t)size;
+			return strerror(errno);
+		if ((size_t)size > room)
+			return "it is too large";
+		if (!buffer_append(out, piece, (size_t)size))
+			return "memory ran out";
+		room -= (size_t)size;
 	}
+}
+
+const char *file_read(const char *path, size_t limit, struct buffer *out)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	const char *why;
+
+	if (fd < 0)
+		return strerror(errno);
+	why = file_read_open(fd, limit, out);
 	close(fd);
 	return why;
 }

@@ -13,6 +13,9 @@
  */
 const char *file_read(const char *path, size_t limit, struct buffer *out);
 
+/* The same for what is open already, from where it is; it stays open. */
+const char *file_read_open(int fd, size_t limit, struct buffer *out);
+
 /*
  * Puts content in the place of what is at path, for everybody to read: who reads meanwhile sees the
  * old or the new, whole. With durable, also who reads after a power failure; that can take long.

@@ -22,6 +22,10 @@ enum {
 	/* Hosts load the chain within moments of the certificate; what is in it need not be
 	 * downloaded. */
 	CHAIN_WAIT = 100,
+	/* From one look at the store and the ready-made responses to the next, and after how many
+	 * certificates of it others may go first. */
+	LOOK_INTERVAL = 1000,
+	LOOK_STEP = 64,
 };
 
 /* To the responder or, before, to where the certificate says that its issuer is. */
@@ -44,6 +48,8 @@ struct loop {
 	const struct loop_gate *gate;
 	struct flight flights[FETCHES];
 	size_t in_flight;
+	int64_t next_look; /* steady clock; INT64_MAX: there is nowhere to look */
+	uint64_t store_seen;
 	/* By the number of the slot; this process's own, so the next leader asks once in full. */
 	struct known *known;
 	size_t known_count;
@@ -91,7 +97,7 @@ static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lo
 {
 	const struct supply *supply = loop->supply;
 
-	supply_from_store(supply, slot);
+	supply_from_store(supply, slot, false);
 	if (!supply_is_due(supply, slot))
 		return false;
 	if (!store_lock(supply->store, slot->key, lock)) {
@@ -99,7 +105,7 @@ static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lo
 		return false;
 	}
 	/* Once more: it may have come between the look and the lock. */
-	supply_from_store(supply, slot);
+	supply_from_store(supply, slot, false);
 	if (supply_is_due(supply, slot))
 		return true;
 	store_unlock(lock);
@@ -340,11 +346,42 @@ static void step_flights(struct loop *loop)
 	connections_sweep(loop->tools.connections, is_backed_up, now);
 }
 
+/*
+ * What unrelated processes store, and who keeps ready-made responses replaces, is taken within a
+ * second also when nothing is due: it may say revoked. If all is as it was, that costs a stat for
+ * each directory and each ready-made response.
+ */
+static void look_around(struct loop *loop)
+{
+	const struct supply *supply = loop->supply;
+	size_t count = cache_slot_count(supply->cache);
+	bool is_stored;
+
+	if (clock_steady() < loop->next_look)
+		return;
+	while (supply_look_ready(supply))
+		pause_work(loop);
+	is_stored = store_has_changed(supply->store, &loop->store_seen);
+	for (size_t i = 0; i < count; i++) {
+		struct slot *slot = cache_slot(supply->cache, i);
+		bool did = supply_take_ready(supply, slot);
+
+		if (is_stored && supply_from_store(supply, slot, false))
+			did = true;
+		if (did || i % LOOK_STEP == LOOK_STEP - 1)
+			pause_work(loop);
+	}
+	loop->next_look = clock_steady() + LOOK_INTERVAL;
+}
+
 static void sleep_outside(struct loop *loop, int64_t next)
 {
 	int64_t timeout = next - clock_wall();
+	int64_t look = loop->next_look - clock_steady();
 
 	connections_close(loop->tools.connections);
+	if (timeout > look)
+		timeout = look;
 	if (timeout > LONGEST_SLEEP)
 		timeout = LONGEST_SLEEP;
 	loop->gate->leave();
@@ -361,6 +398,8 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 			.resolver = resolver_new(),
 			.connections = connections_new()},
 		.gate = gate,
+		.next_look =
+			supply->config->responses || supply->store->directory[0][0] ? 0 : INT64_MAX,
 	};
 
 	if (!loop.tools.resolver) {
@@ -369,8 +408,10 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 	}
 	store_prune(supply->store, clock_wall() / 1000);
 	for (;;) {
-		int64_t next = begin_due(&loop);
+		int64_t next;
 
+		look_around(&loop);
+		next = begin_due(&loop);
 		if (loop.in_flight > 0)
 			step_flights(&loop);
 		else

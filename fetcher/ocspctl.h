@@ -11,6 +11,7 @@
 #include "fetch.h"
 #include "libcrypto.h"
 #include "ocsp.h"
+#include "ready.h"
 #include "store.h"
 
 #include <stdio.h>
@@ -84,6 +85,12 @@ void download_free(struct download *download);
  */
 bool stored_judge(const struct tool *tool, const struct subject *subject,
 	struct judgement *judgement, int64_t *written);
+
+/*
+ * Judges what OCSPRELOAD_RESPONSES has for a subject that has its issuer. False if it has nothing.
+ * out->response is freed by the caller, in any case.
+ */
+bool ready_answer(const struct tool *tool, const struct subject *subject, struct ready_answer *out);
 
 /* Says why nothing came of it. Returns the exit code. */
 int print_failure(const char *path, const char *why);

@@ -15,7 +15,7 @@ static const char *examine(const struct tool *tool, const char *path, struct sub
 		return "it is self-signed: there is no CA that could vouch for it";
 	if (!subject->leaf.may_be_server)
 		return "it is not a server's: its extendedKeyUsage lacks serverAuth";
-	if (!tool->config.responder && !subject->leaf.responders[0])
+	if (!tool->config.responses && !tool->config.responder && !subject->leaf.responders[0])
 		return "it names no OCSP responder (normal with CAs that have none, such as Let's "
 		       "Encrypt); one that exists can be named by OCSPRELOAD_RESPONDER";
 	return subject_find_issuer(tool, path, subject);
@@ -44,12 +44,39 @@ static int report(const struct subject *subject, const struct inquiry *inquiry)
 	return EXIT_GOOD;
 }
 
+/* True if what is ready settles it: then nobody is asked. */
+static bool report_ready(const struct tool *tool, const struct subject *subject, int *code)
+{
+	const char *label = subject->leaf.label;
+	struct ready_answer answer;
+	char time[CLOCK_TEXT_SIZE];
+	bool found = ready_answer(tool, subject, &answer);
+	enum verdict verdict = answer.judgement.verdict;
+
+	buffer_free(&answer.response);
+	if (!found)
+		return false;
+	*code = verdict == VERDICT_GOOD ? EXIT_GOOD : EXIT_NOT_GOOD;
+	if (verdict == VERDICT_GOOD)
+		printf("ok: %s: ready in %s: good until %s\n", label, answer.path,
+			clock_text(answer.judgement.usable_until, time));
+	else
+		printf("%s: %s: ready in %s: %s\n",
+			verdict == VERDICT_REVOKED ? "not stapled" : "not used", label, answer.path,
+			verdict_text(verdict));
+	return verdict == VERDICT_GOOD || verdict == VERDICT_REVOKED;
+}
+
 static int diagnose(const struct tool *tool, const char *path, struct subject *subject)
 {
 	struct inquiry inquiry;
 	const char *why = examine(tool, path, subject);
 	int code;
 
+	if (!why && report_ready(tool, subject, &code))
+		return code;
+	if (!why && !tool->config.responder && !subject->leaf.responders[0])
+		why = "it names no OCSP responder, and OCSPRELOAD_RESPONSES has none for it";
 	if (why) {
 		printf("not stapled: %s: %s\n", subject->leaf.label, why);
 		return EXIT_NOT_GOOD;

@@ -2,12 +2,14 @@
 #include "store.h"
 
 #include "cache.h"
+#include "clock.h"
 #include "file.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -119,16 +121,29 @@ uint64_t store_look(const struct store *store, const unsigned char *key)
 	return 0;
 }
 
+bool store_has_changed(const struct store *store, uint64_t *seen)
+{
+	int64_t now = clock_wall() / 1000;
+	uint64_t stamp = 0;
+	bool is_new = false, changed;
+	struct stat is;
+
+	for (size_t i = 0; i < STORE_DIRECTORIES && store->directory[i][0]; i++) {
+		if (lstat(store->directory[i], &is) != 0)
+			continue;
+		stamp = stamp * 31 + stamp_of(&is);
+		/* Another change in the same tick of the file system's clock would not be seen. */
+		is_new = is_new || llabs(now - (int64_t)is.st_mtim.tv_sec) <= 1;
+	}
+	changed = stamp != *seen;
+	*seen = is_new ? 0 : stamp;
+	return changed;
+}
+
 /* All of the file, or nothing. */
 static bool read_response(int fd, size_t size, struct buffer *out)
 {
-	unsigned char bytes[4096];
-	ssize_t got = 0;
-
-	while (out->size < size && (got = read(fd, bytes, sizeof(bytes))) > 0)
-		if (!buffer_append(out, bytes, (size_t)got))
-			break;
-	if (size > 0 && out->size == size)
+	if (size > 0 && !file_read_open(fd, size, out) && out->size == size)
 		return true;
 	buffer_free(out);
 	return false;

@@ -41,6 +41,12 @@ struct stored {
 /* The stamp of what is there for a certificate, 0 if nothing is: a look without reading. */
 uint64_t store_look(const struct store *store, const unsigned char *key);
 
+/*
+ * True if something may have come or gone, for any certificate, since the call that left *seen as
+ * it is (0 at first): one stat for each directory, which changes when a file in it is replaced.
+ */
+bool store_has_changed(const struct store *store, uint64_t *seen);
+
 /* False if there is nothing that could be read. */
 bool store_read(const struct store *store, const unsigned char *key, struct stored *stored);
 

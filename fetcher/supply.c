@@ -18,6 +18,12 @@ enum {
 	/* While another process asks: for a first answer, which somebody may wait for, and else. */
 	POSTPONED_FIRST = 100,
 	POSTPONED = 1000,
+	/* Milliseconds that the loading of a certificate may wait for another thread's look. */
+	READY_PATIENCE = 1000,
+	/* After how many to judge again what could not be used, while there is nothing better. */
+	READY_AGAIN = 10000,
+	/* However long a response lives, its file's owner is not warned sooner. */
+	READY_MARGIN = 2 * 24 * 3600 * 1000,
 };
 
 /* Uniform in [0, 1). */
@@ -32,14 +38,20 @@ static double draw_jitter(void)
 
 int64_t supply_due(const struct supply *supply, const struct slot *slot)
 {
+	int64_t due = atomic_load(&slot->due);
+	int64_t until = atomic_load(&slot->ready.until);
 	uint32_t state = atomic_load(&slot->state);
 	/* Or while it is being downloaded, and the chain may still come. */
 	bool lacks_issuer =
 		state == SLOT_NO_ISSUER || (state == SLOT_PENDING && !atomic_load(&slot->issuer));
 
+	if (!slot->responders[0])
+		return INT64_MAX;
+	if (atomic_load(&slot->ready.state) == READY_HOLDS && until > due)
+		return until;
 	if (lacks_issuer && atomic_load(&slot->issuers_seen) != cache_issuer_count(supply->cache))
 		return 0;
-	return atomic_load(&slot->due);
+	return due;
 }
 
 bool supply_is_due(const struct supply *supply, const struct slot *slot)
@@ -428,7 +440,15 @@ void supply_unchanged(
 		clock_text(due / 1000, next));
 }
 
-void supply_from_store(const struct supply *supply, struct slot *slot)
+/* What is ready and lives longer is not to be replaced by what is newer. */
+static bool is_outlived(const struct slot *slot, const struct judgement *judgement)
+{
+	return judgement->verdict == VERDICT_GOOD &&
+	       atomic_load(&slot->ready.state) == READY_HOLDS &&
+	       judgement->usable_until * 1000 <= atomic_load(&slot->ready.end);
+}
+
+bool supply_from_store(const struct supply *supply, struct slot *slot, bool is_loading)
 {
 	uint64_t stamp = store_look(supply->store, slot->key);
 	const struct issuer_entry *issuer;
@@ -437,18 +457,227 @@ void supply_from_store(const struct supply *supply, struct slot *slot)
 	struct stored stored;
 
 	if (stamp == 0 || stamp == atomic_load(&slot->stamp))
-		return;
-	issuer = find_issuer(supply, slot, false);
+		return false;
+	/* Where nobody fetches, nobody else will look for it in files. */
+	issuer = find_issuer(supply, slot, is_loading && !supply->config->fetch);
 	if (!issuer || !store_read(supply->store, slot->key, &stored))
-		return;
+		return false;
 	judgement = ocsp_judge(supply->crypto, buffer_bytes(&stored.response), slot->certificate,
 		issuer->der, now / 1000);
-	if (judgement.verdict == VERDICT_GOOD || judgement.verdict == VERDICT_REVOKED)
-		take(supply, slot, &judgement, buffer_bytes(&stored.response),
-			stored.written < now ? stored.written : now, "the store", 0);
-	else
+	if (judgement.verdict != VERDICT_GOOD && judgement.verdict != VERDICT_REVOKED)
 		log_debug("%s: the stored response is of no use: %s", slot->label,
 			verdict_text(judgement.verdict));
+	else if (!is_outlived(slot, &judgement))
+		take(supply, slot, &judgement, buffer_bytes(&stored.response),
+			stored.written < now ? stored.written : now, "the store", 0);
 	atomic_store(&slot->stamp, stored.stamp);
 	buffer_free(&stored.response);
+	return true;
+}
+
+/*
+ * Ready-made responses. All of it with ready_lock held.
+ */
+
+static uint64_t serial_of(const struct supply *supply, struct slot *slot)
+{
+	uint64_t serial = atomic_load(&slot->ready.serial);
+
+	if (serial == 0) {
+		serial = ready_serial(supply->crypto, slot->certificate);
+		atomic_store(&slot->ready.serial, serial);
+	}
+	return serial;
+}
+
+static bool can_ask(const struct supply *supply, const struct slot *slot)
+{
+	return supply->config->fetch && slot->responders[0];
+}
+
+/* With jitter: many may have been made at the same time. */
+static int64_t ready_until(const struct judgement *judgement)
+{
+	int64_t end = judgement->usable_until * 1000;
+	int64_t margin = (end - judgement->this_update * 1000) / 4;
+
+	if (margin > READY_MARGIN)
+		margin = READY_MARGIN;
+	return end - margin + (int64_t)((double)margin / 10 * draw_jitter());
+}
+
+static void take_good_ready(
+	const struct supply *supply, struct slot *slot, const struct ready_answer *answer)
+{
+	const struct judgement *judgement = &answer->judgement;
+	char time[CLOCK_TEXT_SIZE];
+
+	switch (cache_publish(supply->cache, slot, buffer_bytes(&answer->response),
+		judgement->this_update, judgement->usable_until, clock_wall() / 1000)) {
+	case CACHE_OLDER:
+		log_info("%s: the ready-made response in %s is older than what is stapled",
+			slot->label, answer->path);
+		return;
+	case CACHE_FULL:
+		log_error("%s: there is no room for the ready-made response in %s", slot->label,
+			answer->path);
+		return;
+	case CACHE_DONE:
+		break;
+	}
+	atomic_store(&slot->failures, 0);
+	atomic_store(&slot->ready.until, ready_until(judgement));
+	atomic_store(&slot->ready.end, judgement->usable_until * 1000);
+	atomic_store(&slot->ready.state, READY_HOLDS);
+	log_info("%s: stapling the ready-made response in %s until %s", slot->label, answer->path,
+		clock_text(judgement->usable_until, time));
+}
+
+static const char *instead_text(
+	const struct supply *supply, const struct slot *slot, char text[static 64])
+{
+	if (cache_usable_until(slot) <= clock_wall() / 1000 && can_ask(supply, slot))
+		return "asking its responder";
+	return held_text(slot, text);
+}
+
+static void take_answer(const struct supply *supply, struct slot *slot,
+	const struct ready_answer *answer, bool is_new)
+{
+	enum verdict verdict = answer->judgement.verdict;
+	char text[64];
+
+	if (verdict == VERDICT_GOOD)
+		take_good_ready(supply, slot, answer);
+	else if (verdict == VERDICT_REVOKED)
+		take_revoked(supply, slot, &answer->judgement, answer->path);
+	else if (is_new)
+		log_error("%s: the ready-made response in %s is not stapled: %s; %s", slot->label,
+			answer->path, verdict_text(verdict), instead_text(supply, slot, text));
+}
+
+/* Says, once each, that it was not replaced in time, and that its time is over. */
+static void watch_end(const struct supply *supply, struct slot *slot)
+{
+	int64_t now = clock_wall(), end = atomic_load(&slot->ready.end);
+	uint32_t state = atomic_load(&slot->ready.state);
+	bool is_over = state == READY_ENDING && now >= end;
+	char path[PATH_MAX], time[CLOCK_TEXT_SIZE], text[64];
+
+	if (!is_over && (state != READY_HOLDS || now < atomic_load(&slot->ready.until)))
+		return;
+	if (!atomic_compare_exchange_strong(
+		    &slot->ready.state, &state, is_over ? READY_ENDED : READY_ENDING))
+		return;
+	ready_place(supply->ready, serial_of(supply, slot), path);
+	if (is_over)
+		log_error("%s: the ready-made response in %s ended at %s and was not replaced; %s",
+			slot->label, path, clock_text(end / 1000, time),
+			instead_text(supply, slot, text));
+	else
+		log_warning(
+			"%s: the ready-made response in %s ends at %s and is to be replaced; "
+			"%s",
+			slot->label, path, clock_text(end / 1000, time),
+			can_ask(supply, slot) ? "asking its responder"
+					      : "nothing will be stapled then");
+}
+
+/* Also after the same one as before was of no use, which it may be by now: the issuer is known, its
+ * time has come. */
+static bool is_to_be_judged(const struct slot *slot, uint64_t stamp)
+{
+	if (stamp == 0)
+		return false;
+	return stamp != atomic_load(&slot->ready.stamp) ||
+	       (cache_usable_until(slot) <= clock_wall() / 1000 &&
+		       atomic_load(&slot->state) != SLOT_REVOKED &&
+		       clock_steady() - atomic_load(&slot->ready.judged) >= READY_AGAIN);
+}
+
+/* Nobody else says it where there is no responder; but the chain may be loaded yet. */
+static void report_not_judged(const struct supply *supply, struct slot *slot, uint64_t stamp)
+{
+	char path[PATH_MAX];
+
+	if (clock_steady() - slot->registered < CHAIN_GRACE)
+		return;
+	if (!slot->responders[0] && atomic_load(&slot->ready.stamp) != stamp) {
+		ready_place(supply->ready, serial_of(supply, slot), path);
+		log_error(
+			"%s: the ready-made response in %s is not stapled: its issuer's "
+			"certificate is neither in the server's chain nor in OCSPRELOAD_TRUSTED "
+			"nor in the system's store",
+			slot->label, path);
+	}
+	atomic_store(&slot->ready.judged, clock_steady());
+	atomic_store(&slot->ready.stamp, stamp);
+}
+
+static bool take_ready(const struct supply *supply, struct slot *slot, bool in_files)
+{
+	uint64_t serial = serial_of(supply, slot);
+	uint64_t stamp = ready_stamp(supply->ready, serial);
+	const struct issuer_entry *issuer;
+	struct ready_answer answer;
+	bool is_new;
+
+	watch_end(supply, slot);
+	if (!is_to_be_judged(slot, stamp))
+		return false;
+	issuer = find_issuer(supply, slot, in_files);
+	if (!issuer) {
+		report_not_judged(supply, slot, stamp);
+		return true;
+	}
+	is_new = atomic_exchange(&slot->ready.stamp, stamp) != stamp;
+	atomic_store(&slot->ready.judged, clock_steady());
+	if (ready_judge(supply->ready, supply->crypto, serial, slot->certificate, issuer->der,
+		    clock_wall() / 1000, &answer))
+		take_answer(supply, slot, &answer, is_new);
+	buffer_free(&answer.response);
+	return true;
+}
+
+void supply_from_ready(const struct supply *supply, struct slot *slot, bool is_loading)
+{
+	if (!ready_lock(supply->ready, is_loading ? READY_PATIENCE : 0))
+		return;
+	while (ready_step(supply->ready, supply->crypto))
+		;
+	take_ready(supply, slot, is_loading);
+	ready_unlock(supply->ready);
+}
+
+bool supply_look_ready(const struct supply *supply)
+{
+	bool is_more;
+
+	if (!ready_lock(supply->ready, 0))
+		return false;
+	is_more = ready_step(supply->ready, supply->crypto);
+	ready_unlock(supply->ready);
+	return is_more;
+}
+
+bool supply_take_ready(const struct supply *supply, struct slot *slot)
+{
+	bool did;
+
+	if (!ready_lock(supply->ready, 0))
+		return false;
+	did = take_ready(supply, slot, true);
+	ready_unlock(supply->ready);
+	return did;
+}
+
+bool supply_has_ready(const struct supply *supply, struct slot *slot)
+{
+	bool has;
+
+	if (!ready_lock(supply->ready, 0))
+		return false;
+	has = ready_stamp(supply->ready, serial_of(supply, slot)) != 0;
+	ready_unlock(supply->ready);
+	return has;
 }

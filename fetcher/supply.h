@@ -10,6 +10,7 @@
 #include "config.h"
 #include "libcrypto.h"
 #include "ocsp.h"
+#include "ready.h"
 #include "store.h"
 
 /* Constant; outlives all work that is done with it. */
@@ -18,6 +19,7 @@ struct supply {
 	struct cache *cache;
 	const struct config *config;
 	const struct store *store;
+	struct ready *ready;
 };
 
 /* True if there is something to do for the slot now; it may be no more than to look again. */
@@ -48,11 +50,34 @@ void supply_no_issuer(
 	const struct supply *supply, struct slot *slot, const char *url, const char *why);
 
 /*
- * Takes what the store has if it is another than the last time, and if the issuer is known from the
- * chains: a file is read, nothing is waited for, nothing is said of what cannot be used. For the
- * loop, and for host threads that load certificates or have nobody to do it for them.
+ * Ready-made responses, of which a host's thread takes what has come or changed at most once a
+ * second. While one holds, which is until a quarter of its life is left, nobody is asked about its
+ * certificate. If it is not replaced by then, that is said, and the certificate's responders, if
+ * there are any, are asked like any other's. A file that vanishes, or is replaced by what cannot be
+ * used, takes nothing back: what was read is stapled to its end.
+ *
+ * With is_loading the host loads certificates: only then may another thread's look be waited for,
+ * and the issuer be looked for in files.
  */
-void supply_from_store(const struct supply *supply, struct slot *slot);
+void supply_from_ready(const struct supply *supply, struct slot *slot, bool is_loading);
+
+/*
+ * The same for the fetching thread, which must leave its gate open in between: supply_look_ready
+ * until it returns false, then supply_take_ready for each slot. True if there was something to do.
+ */
+bool supply_look_ready(const struct supply *supply);
+bool supply_take_ready(const struct supply *supply, struct slot *slot);
+
+/* True if there is a ready-made response, of use or not. Any thread. */
+bool supply_has_ready(const struct supply *supply, struct slot *slot);
+
+/*
+ * Takes what the store has if it is another than the last time, and if the issuer is known from the
+ * chains (with is_loading, where nobody fetches, also from files): a file is read, nothing is
+ * waited for, nothing is said of what cannot be used. For the loop, and for host threads that load
+ * certificates or have nobody to do it for them. True if there was something to judge.
+ */
+bool supply_from_store(const struct supply *supply, struct slot *slot, bool is_loading);
 
 /*
  * Takes a verified answer of a responder, and stores it for others. The judgement must be good or

@@ -35,6 +35,7 @@ static const char *environment[ENVIRONMENT_COUNT + 1];
 
 static struct config config;
 static struct store store;
+static struct ready ready;
 static pthread_once_t config_once = PTHREAD_ONCE_INIT;
 static bool wanted;
 
@@ -125,8 +126,10 @@ static void load_config(void)
 
 	config_load(&config, environment, CONFIG_FILE);
 	wanted = config.enabled && (!config.only || program_is_listed(config.only));
-	if (wanted)
+	if (wanted) {
 		store_open(&store, &config);
+		ready_open(&ready, config.responses);
+	}
 	errno = saved;
 }
 
@@ -329,6 +332,7 @@ static void child_forked(void)
 	atomic_store(&next_check, 0);
 	atomic_store(&own_pid, getpid());
 	descriptor_close_all();
+	ready_forked(&ready);
 	/* The parent may be a daemon's launcher that exits next: two children stand by. */
 	if (cache_wants_standby(atomic_load(&cache)))
 		ensure_thread();
@@ -352,7 +356,7 @@ static void close_gate(void)
 
 struct supply host_supply(const struct libcrypto *crypto)
 {
-	return (struct supply){crypto, atomic_load(&cache), &config, &store};
+	return (struct supply){crypto, atomic_load(&cache), &config, &store, &ready};
 }
 
 struct cache *host_cache(void)

@@ -71,7 +71,7 @@ static const char *why_not(const struct certificate *certificate, const char *re
 		return "it is not for servers (extendedKeyUsage)";
 	if (certificate->is_self_issued)
 		return "it is self-signed";
-	if (responders[0] == '\0')
+	if (responders[0] == '\0' && !host_config()->responses)
 		return "it names no OCSP responder";
 	return NULL;
 }
@@ -210,7 +210,7 @@ static bool is_concerned(const struct libssl *lib, int result)
 }
 
 /*
- * A response in the store that is still good spares the thread until it is due, for servers that
+ * A response in a file that is still good spares the thread until it is due, for servers that
  * are started anew for each connection. It cannot be judged before the chain is there.
  */
 static void fill(struct libssl *lib, struct slot *slot)
@@ -218,9 +218,12 @@ static void fill(struct libssl *lib, struct slot *slot)
 	struct supply supply = host_supply(&lib->crypto);
 	bool waits_for_chain;
 
+	supply_from_ready(&supply, slot, true);
 	if (cache_usable_until(slot) == 0)
-		supply_from_store(&supply, slot);
-	waits_for_chain = !atomic_load(&slot->issuer) && store_look(supply.store, slot->key) != 0;
+		supply_from_store(&supply, slot, true);
+	waits_for_chain =
+		!atomic_load(&slot->issuer) &&
+		(store_look(supply.store, slot->key) != 0 || supply_has_ready(&supply, slot));
 	if (!waits_for_chain && supply_is_due(&supply, slot))
 		host_want_thread();
 }

@@ -59,20 +59,32 @@ static unsigned char *copy_response(
 	return NULL;
 }
 
+/* At what others have put into files; at most once a second. */
+static void look(const struct supply *supply, struct slot *slot)
+{
+	int64_t now = clock_steady();
+
+	if (now - atomic_load(&slot->looked) < LOOK_INTERVAL)
+		return;
+	atomic_store(&slot->looked, now);
+	supply_from_ready(supply, slot, false);
+	supply_from_store(supply, slot, false);
+}
+
 /*
- * Where nobody fetches (OCSPRELOAD_FETCH=off, no thread to be had), what others put into the store
- * is all there is: looked for at most once a second, and only when it is time for a newer one.
+ * After a long silence in which nothing was refreshed, what others put into files may be there
+ * already. Where nobody fetches (OCSPRELOAD_FETCH=off, no thread to be had), it is all there ever
+ * is, and it may say that what is held is revoked.
  */
 static void refresh(struct libssl *lib, struct slot *slot)
 {
 	struct supply supply = host_supply(&lib->crypto);
-	bool due = supply_is_due(&supply, slot);
-	int64_t now = clock_steady();
 
-	if (!host_check_thread(due) || !due || now - atomic_load(&slot->looked) < LOOK_INTERVAL)
-		return;
-	atomic_store(&slot->looked, now);
-	supply_from_store(&supply, slot);
+	/* Before there is a thread: it would look at the same. */
+	if (cache_usable_until(slot) <= clock_wall() / 1000)
+		look(&supply, slot);
+	if (!supply.config->fetch || host_check_thread(supply_is_due(&supply, slot)))
+		look(&supply, slot);
 }
 
 /*
