@@ -95,6 +95,7 @@ static void check_config(const struct config *config)
 {
 	check_url(config->responder);
 	RULE(!config->http_proxy || config->http_proxy[0]);
+	check_path(config->responses);
 	check_path(config->trusted);
 	check_path(config->store);
 	check_path(config->cache_home);

@@ -77,6 +77,20 @@ FILES = {
     b"OCSPRELOAD_RESPONSES=/etc/ocsp",
 }
 
+# Of the judge's.
+STORED = (
+    "good-ec-direct",
+    "good-ec-several",
+    "good-rsa-delegate",
+    "revoked",
+    "expired",
+    "sibling",
+    "error",
+    "empty",
+    "trailing",
+    "cut",
+)
+
 
 def write(name, seeds):
     directory = HERE / "corpus" / name
@@ -175,6 +189,7 @@ def main():
             odd = other.issue("*.example.org", "b.test", responder=urls, usage="server client")
             certificates[f"{kind}-odd"] = odd.der
     write("judge", judged)
+    write("store", {name: judged[name] for name in STORED})
     write("certificate", certificates)
     # A byte for the limit, two for the pieces: see fuzz_http.c.
     write("exchange", {name: script(name) for name in RESPONSES})
