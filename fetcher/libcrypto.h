@@ -66,6 +66,7 @@
 	F(OCSP_resp_count)                     \
 	F(OCSP_resp_get0)                      \
 	F(OCSP_resp_get0_certs)                \
+	F(OCSP_resp_get0_produced_at)          \
 	F(OCSP_resp_get0_signer)               \
 	F(OCSP_resp_get0_tbs_sigalg)           \
 	F(OCSP_response_get1_basic)            \

@@ -64,6 +64,30 @@ static bool is_der(const struct libcrypto *crypto, OCSP_RESPONSE *outer, OCSP_BA
 	return is;
 }
 
+/* What is inside of the DER of a SEQUENCE. */
+static struct bytes open_sequence(struct bytes der)
+{
+	size_t head = 2 + (der.data[1] & 0x80 ? der.data[1] & 0x7f : 0);
+
+	return (struct bytes){der.data + head, der.size - head};
+}
+
+/*
+ * ResponseData begins with its version (RFC 6960, 4.2.1) or, if that is v1 as it has to be, with
+ * something else. DER leaves out what is the default; but there are responders that do not, and
+ * clients that are strict in all else let it pass. OpenSSL has no function that tells.
+ */
+static bool is_version_1(
+	const struct libcrypto *crypto, const OCSP_BASICRESP *basic, struct bytes response)
+{
+	static const unsigned char version_1[] = {0xa0, 0x03, 0x02, 0x01, 0x00};
+	int size = crypto->i2d_OCSP_BASICRESP((OCSP_BASICRESP *)basic, NULL);
+	struct bytes data = {response.data + response.size - size, (size_t)size};
+
+	data = open_sequence(open_sequence(data));
+	return data.data[0] != version_1[0] || memcmp(data.data, version_1, sizeof(version_1)) == 0;
+}
+
 static enum verdict open_response(struct trial *trial, struct bytes response)
 {
 	const struct libcrypto *crypto = trial->crypto;
@@ -84,6 +108,8 @@ static enum verdict open_response(struct trial *trial, struct bytes response)
 	}
 	if (!is_der(crypto, outer, trial->basic, response))
 		verdict = VERDICT_NOT_A_RESPONSE;
+	else if (trial->basic && !is_version_1(crypto, trial->basic, response))
+		verdict = VERDICT_BAD_VERSION;
 	crypto->OCSP_RESPONSE_free(outer);
 	return verdict;
 }
@@ -212,7 +238,13 @@ static enum verdict judge_extensions(struct trial *trial)
 static enum verdict judge_times(struct trial *trial)
 {
 	struct judgement *times = &trial->judgement;
+	int64_t produced_at;
 
+	if (!read_time(trial->crypto, trial->crypto->OCSP_resp_get0_produced_at(trial->basic),
+		    &produced_at))
+		return VERDICT_BAD_TIMES;
+	if (produced_at > trial->now + OCSP_SKEW)
+		return VERDICT_NOT_YET_VALID;
 	if (times->next_update <= times->this_update)
 		return VERDICT_BAD_TIMES;
 	if (times->this_update > trial->now + OCSP_SKEW)
@@ -405,6 +437,7 @@ const char *verdict_text(enum verdict verdict)
 		[VERDICT_UNAUTHORIZED] = "unauthorized (it may not know the certificate yet)",
 		[VERDICT_BAD_STATUS] = "a responseStatus that does not exist",
 		[VERDICT_NOT_BASIC] = "no BasicOCSPResponse",
+		[VERDICT_BAD_VERSION] = "a version that does not exist",
 		[VERDICT_BAD_SIGNATURE] =
 			"the signature is wrong, or not by the issuer or a delegated signer of it",
 		[VERDICT_BAD_ALGORITHM] =

@@ -26,12 +26,13 @@ enum verdict {
 	VERDICT_UNAUTHORIZED,
 	VERDICT_BAD_STATUS,
 	VERDICT_NOT_BASIC,         /* no id-pkix-ocsp-basic in it */
+	VERDICT_BAD_VERSION,       /* not v1 */
 	VERDICT_BAD_SIGNATURE,     /* or a signer without the issuer's authority */
 	VERDICT_BAD_ALGORITHM,     /* signatureAlgorithm is not encoded as its algorithm demands */
 	VERDICT_SIGNER_NOT_FIRST,  /* certificates came along, and the first is not the signer's */
 	VERDICT_OTHER_CERTIFICATE, /* no SingleResponse with our CertID */
-	VERDICT_NOT_YET_VALID,     /* thisUpdate more than OCSP_SKEW in the future, or the signer's
-				      notBefore at all */
+	VERDICT_NOT_YET_VALID,     /* thisUpdate or producedAt more than OCSP_SKEW in the future, or
+				      the signer's notBefore at all */
 	VERDICT_EXPIRED,           /* nextUpdate, or the signer's notAfter, is past */
 	VERDICT_BAD_TIMES,         /* unreadable, or nextUpdate not after thisUpdate */
 	VERDICT_BAD_EXTENSION,     /* critical, and not one that we know */

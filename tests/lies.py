@@ -2,6 +2,7 @@
 """Wrong answers of every kind, for the responder that misbehaves on command."""
 
 import dataclasses
+import random
 
 import ca
 import responder as r
@@ -63,6 +64,15 @@ def critical(parts, _):
 
 def no_single(parts, _):
     return _sequence(*parts[:2], _sequence())
+
+
+def version_2(parts, _):
+    return _sequence(ca.tlv(0xA0, ca.tlv(0x02, b"\1")), *parts)
+
+
+def produced_in_an_hour(parts, _):
+    time = (ca.now() + ca.seconds(3600)).strftime("%Y%m%d%H%M%SZ").encode()
+    return _sequence(parts[0], ca.tlv(0x18, time), *parts[2:])
 
 
 def other_digest(parts, _):
@@ -131,6 +141,27 @@ def of_same_serial(leaf):
     parent = leaf.authority.parent
     twin = parent.sibling(leaf.certificate, leaf.serial)
     return r.Answer(parent.respond(twin, signer=leaf.authority.signer()))
+
+
+def bit_flipped(seed):
+    """Anywhere in the body."""
+
+    def answer(leaf):
+        good = GOOD(leaf)
+        body = bytearray(good.body)
+        bit = random.Random(seed).randrange(8 * len(body))
+        body[bit // 8] ^= 1 << bit % 8
+        return dataclasses.replace(good, body=bytes(body))
+
+    return answer
+
+
+def spoilt(size):
+    """What the network may make of a good answer of this size."""
+    return {
+        "Cut": {f"after {at} bytes": r.body_cut(GOOD, at) for at in range(0, size, 16)},
+        "A bit flipped": {f"at random, {seed}": bit_flipped(seed) for seed in range(10)},
+    }
 
 
 def lies(responder, other):
@@ -235,11 +266,13 @@ def lies(responder, other):
             "good, by a digest that does not exist": resigned(other_digest),
             "nothing about any certificate": resigned(no_single),
             "unknown": r.unknown(),
+            "something of a version that does not exist": resigned(version_2),
             "a critical extension that does not exist": resigned(critical),
         },
         "Its time": {
             "over": r.expired(),
             "not begun": r.not_yet_valid(),
+            "begun, and produced in an hour": resigned(produced_in_an_hour),
             "backwards": r.times_reversed(),
             "a day old, without an end": r.good("absent", this_update=-86400),
             "older than what is held": r.good(this_update=-600),

@@ -15,6 +15,7 @@ from servers import BUILD
 
 NOT_A_RESPONSE = "refused: this is not an OCSP response"
 NOT_BASIC = "refused: no BasicOCSPResponse"
+BAD_VERSION = "refused: a version that does not exist"
 BAD_SIGNATURE = "refused: the signature is wrong, or not by the issuer or a delegated signer of it"
 BAD_ALGORITHM = "refused: the signature's algorithm is not encoded as it has to be"
 SIGNER_NOT_FIRST = "refused: the first certificate in it is not the signer's"
@@ -139,6 +140,18 @@ def with_single_extension(court, wrapped):
 UNHEARD_OF = bytes.fromhex("06062a0304050607")  # 1.2.3.4.5.6.7
 NONCE = bytes.fromhex("06092b0601050507300102")
 ARCHIVE_CUTOFF = bytes.fromhex("06092b0601050507300106")
+
+
+def with_version(court, number):
+    """[0] EXPLICIT INTEGER in front of what is there."""
+    version = ca.tlv(0xA0, ca.tlv(0x02, bytes([number])))
+    return ca.sign_response(ca.tlv(0x30, version, *data_of(court.respond())), court.authority.key)
+
+
+def with_produced_at(court, time):
+    responder_id, _, singles = data_of(court.respond())[:3]
+    tbs = ca.tlv(0x30, responder_id, ca.tlv(0x18, time), singles)
+    return ca.sign_response(tbs, court.authority.key)
 
 
 # Accepted
@@ -525,6 +538,26 @@ def test_an_expired_response_says_nothing(court, status):
 
 
 # Its time
+
+
+def test_a_response_that_was_produced_in_the_future_is_refused(court):
+    for seconds, words in ((299, None), (301, NOT_YET_VALID)):
+        time = court.after(seconds).strftime("%Y%m%d%H%M%SZ").encode()
+        judged = court.judge(with_produced_at(court, time))
+        assert judged == (words or good(court.until))
+
+
+def test_a_response_may_have_been_produced_long_ago(court):
+    assert court.judge(with_produced_at(court, b"20010101000000Z")) == good(court.until)
+
+
+def test_a_version_that_does_not_exist_is_refused(court):
+    for number in (1, 2, 127, 128):
+        assert court.judge(with_version(court, number)) == BAD_VERSION
+
+
+def test_the_version_that_exists_may_be_said(court):
+    assert court.judge(with_version(court, 0)) == good(court.until)
 
 
 def test_a_this_update_in_the_future_is_refused(court):
