@@ -30,7 +30,7 @@ static const struct command {
 		"ask the certificate's responders; a verified answer goes into the store that\n"
 		"      servers staple from (not asked while that is fresh, but for -f) or OUT.der"},
 	{"status", command_status, "i:", 1, "[-i ISSUER.pem] CERT.pem",
-		"say what the store has for a certificate"},
+		"say what the store, or OCSPRELOAD_RESPONSES, has for a certificate"},
 	{"check", command_check, "i:a:", 2, "[-i ISSUER.pem] [-a TIME] CERT.pem RESPONSE.der",
 		"judge a response as of now, or of TIME (seconds since 1970)"},
 	{"doctor", command_doctor, "i:u:t:", 1, "[-i ISSUER.pem] [-u URL] [-t SECONDS] CERT.pem",

@@ -13,6 +13,7 @@ BAD_VALUES = [
     ("OCSPRELOAD", "maybe"),
     ("OCSPRELOAD_RESPONDER", "ftp://127.0.0.1/"),
     ("OCSPRELOAD_TRUSTED", "relative.pem"),
+    ("OCSPRELOAD_RESPONSES", "ready/"),
     ("OCSPRELOAD_FETCH", "sometimes"),
     ("OCSPRELOAD_HTTP_PROXY", "socks5://127.0.0.1"),
     ("OCSPRELOAD_TIMEOUT", "soon"),
