@@ -79,7 +79,7 @@ bool ready_lock(struct ready *ready, int64_t patience)
 	int64_t until = clock_wall() + patience;
 	struct timespec time;
 
-	if (!ready->path)
+	if (!ready || !ready->path)
 		return false;
 	if (patience == 0)
 		return pthread_mutex_trylock(&ready->lock) == 0;
@@ -507,11 +507,8 @@ uint64_t ready_stamp(struct ready *ready, uint64_t serial)
 	size_t at = find_entries(ready, serial);
 	uint64_t stamp = 0;
 
-	for (; is_entry_of(ready, at, serial); at++) {
-		uint64_t words[] = {stamp, ready->entries[at].content};
-
-		stamp = hash_bytes((struct bytes){(const unsigned char *)words, sizeof(words)});
-	}
+	for (; is_entry_of(ready, at, serial); at++)
+		stamp = (stamp * 31 + ready->entries[at].content) | 1;
 	return stamp;
 }
 

@@ -51,7 +51,7 @@ void ready_close(struct ready *ready);
 /*
  * All below is done with the lock held. Waits for it for at most patience milliseconds: a host's
  * thread may be reading from a slow disk, and the fetching thread must not wait for it with its
- * gate held. False if it was not to be had, or if there is no path.
+ * gate held. False if it was not to be had, or if there is no path (or ready is NULL).
  */
 bool ready_lock(struct ready *ready, int64_t patience);
 void ready_unlock(struct ready *ready);

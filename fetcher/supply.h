@@ -19,7 +19,7 @@ struct supply {
 	struct cache *cache;
 	const struct config *config;
 	const struct store *store;
-	struct ready *ready;
+	struct ready *ready; /* NULL: there are no ready-made responses */
 };
 
 /* True if there is something to do for the slot now; it may be no more than to look again. */
