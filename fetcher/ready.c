@@ -317,12 +317,12 @@ static int compare_names(const void *a, const void *b)
 
 static void report_path(struct ready *ready, const char *why)
 {
-	if (!ready->is_reported)
+	if (!ready->is_useless)
 		log_warning(
 			"OCSPRELOAD_RESPONSES=%s cannot be used: %s; what was read from it "
 			"before is stapled to its end",
 			ready->path, why);
-	ready->is_reported = true;
+	ready->is_useless = true;
 }
 
 static bool add_file(struct ready *ready, const char *name)
@@ -443,7 +443,7 @@ bool ready_step(struct ready *ready, const struct libcrypto *crypto)
 		if (why)
 			report_path(ready, why);
 		else
-			ready->is_reported = false;
+			ready->is_useless = false;
 		return ready->at < ready->count;
 	}
 	for (; ready->at < ready->count && ready->at < end; ready->at++)
@@ -507,6 +507,8 @@ uint64_t ready_stamp(struct ready *ready, uint64_t serial)
 	size_t at = find_entries(ready, serial);
 	uint64_t stamp = 0;
 
+	if (ready->is_useless)
+		return 0;
 	for (; is_entry_of(ready, at, serial); at++)
 		stamp = (stamp * 31 + ready->entries[at].content) | 1;
 	return stamp;

@@ -39,7 +39,7 @@ struct ready {
 	size_t entry_count;
 	size_t entry_room;
 	bool is_sorted;
-	bool is_reported; /* that path cannot be used */
+	bool is_useless; /* the path, for now; it has been said */
 };
 
 /* path is absolute or NULL and must outlive *ready. */
@@ -72,7 +72,8 @@ bool ready_step(struct ready *ready, const struct libcrypto *crypto);
 /* By what responses for a certificate (DER) are found; never 0. */
 uint64_t ready_serial(const struct libcrypto *crypto, struct bytes certificate);
 
-/* Differs when the responses for a serial number do; 0 if there is none. */
+/* Differs when the responses for a serial number do; 0 if there is none, or none can be seen now.
+ */
 uint64_t ready_stamp(struct ready *ready, uint64_t serial);
 
 /* Where one of them is, or would be looked for. */

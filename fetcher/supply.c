@@ -595,14 +595,14 @@ static bool is_to_be_judged(const struct slot *slot, uint64_t stamp)
 		       clock_steady() - atomic_load(&slot->ready.judged) >= READY_AGAIN);
 }
 
-/* Nobody else says it where there is no responder; but the chain may be loaded yet. */
+/* Nobody else says it where nobody can be asked; but the chain may be loaded yet. */
 static void report_not_judged(const struct supply *supply, struct slot *slot, uint64_t stamp)
 {
 	char path[PATH_MAX];
 
 	if (clock_steady() - slot->registered < CHAIN_GRACE)
 		return;
-	if (!slot->responders[0] && atomic_load(&slot->ready.stamp) != stamp) {
+	if (!can_ask(supply, slot) && atomic_load(&slot->ready.stamp) != stamp) {
 		ready_place(supply->ready, serial_of(supply, slot), path);
 		log_error(
 			"%s: the ready-made response in %s is not stapled: its issuer's "

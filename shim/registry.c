@@ -219,7 +219,8 @@ static void fill(struct libssl *lib, struct slot *slot)
 	bool waits_for_chain;
 
 	supply_from_ready(&supply, slot, true);
-	if (cache_usable_until(slot) == 0)
+	/* What is ready may be older than a revocation. */
+	if (cache_usable_until(slot) == 0 || supply.config->responses)
 		supply_from_store(&supply, slot, true);
 	waits_for_chain =
 		!atomic_load(&slot->issuer) &&

@@ -424,6 +424,40 @@ def test_what_is_stored_and_newer_is_stapled(s_server, issue, responder, ready, 
     assert responder.count(leaf) == 1
 
 
+def test_a_stored_revocation_is_newer_than_what_is_ready(
+    s_server, issue, responder, ready, tmp_path
+):
+    leaf = issue(behaviour=r.revoked())
+    store = {"OCSPRELOAD_STORE": str(tmp_path / "store")}
+    server = s_server(leaf, environment=store)
+    assert not handshake(server.port).stapled
+    wait_until(lambda: list((tmp_path / "store").glob("*.der")))
+    server.stop()
+    (ready / "a.der").write_bytes(response(leaf, this_update=-600))
+    for fetch in ("on", "off"):
+        server = s_server(leaf, environment=told(ready, **store, OCSPRELOAD_FETCH=fetch))
+        assert not any(handshake(server.port).stapled for _ in range(5))
+    assert responder.count(leaf) == 1
+
+
+@pytest.mark.parametrize("fetch", ["on", "off"])
+def test_one_whose_issuer_is_not_known_is_said(python_server, authority, ready, tmp_path, fetch):
+    leaf = authority.issue()
+    file = ready / "a.der"
+    file.write_bytes(response(leaf))
+    alone = tmp_path / "alone.pem"
+    alone.write_bytes(leaf.key_file.read_bytes() + leaf.certificate_file.read_bytes())
+    more = {"OCSPRELOAD_FETCH": fetch, "OCSPRELOAD_STARTUP_WAIT": "0"}
+    server = python_server(alone, environment=told(ready, **more))
+
+    def said():
+        assert not handshake(server.port).stapled
+        return server.shim_lines("error")
+
+    (line,) = wait_until(said, 30, interval=0.2, what=server.log)
+    assert f"the ready-made response in {file} is not stapled: its issuer's" in line
+
+
 def test_what_is_ready_is_not_stored(s_server, issue, ready, tmp_path):
     leaf = issue()
     (ready / "a.der").write_bytes(response(leaf))

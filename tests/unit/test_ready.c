@@ -183,22 +183,27 @@ static void test_who_finds_it_locked_goes_on(void)
 	ready_close(&ready);
 }
 
-static void test_what_cannot_be_seen_is_not_gone(void)
+static void test_what_cannot_be_seen_is_not_forgotten(void)
 {
 	struct ready ready;
-	char elsewhere[128];
+	char elsewhere[128], path[PATH_MAX];
+	uint64_t before;
 
 	show(0, 0, true);
 	ready_open(&ready, directory);
 	CHECK(ready_lock(&ready, 0));
 	look(&ready);
+	before = ready_stamp(&ready, serials[0]);
+	CHECK(before != 0);
 	snprintf(elsewhere, sizeof(elsewhere), "%s-moved", directory);
 	CHECK(rename(directory, elsewhere) == 0);
 	look(&ready);
-	CHECK(ready_stamp(&ready, serials[0]) != 0);
+	CHECK(ready_stamp(&ready, serials[0]) == 0);
+	ready_place(&ready, serials[0], path);
+	CHECK(strncmp(path, directory, strlen(directory)) == 0 && strlen(path) > strlen(directory));
 	CHECK(rename(elsewhere, directory) == 0);
 	look(&ready);
-	CHECK(ready_stamp(&ready, serials[0]) != 0);
+	CHECK(ready_stamp(&ready, serials[0]) == before);
 	ready_unlock(&ready);
 	ready_close(&ready);
 }
@@ -227,7 +232,7 @@ int main(void)
 	test_what_changes_is_seen();
 	test_a_child_has_what_its_parent_had();
 	test_who_finds_it_locked_goes_on();
-	test_what_cannot_be_seen_is_not_gone();
+	test_what_cannot_be_seen_is_not_forgotten();
 	test_nothing_is_nothing();
 	for (int i = 0; i < NAMES; i++)
 		show(i, -1, false);
