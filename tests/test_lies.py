@@ -149,7 +149,7 @@ def examine(witness, directory):
         # Not within seconds: how long it takes depends on how often it had failed before.
         staple = wait_until(
             lambda i=i: (witness.staple(i) or held[i]) != held[i] and witness.staple(i),
-            timeout=30,
+            timeout=70,
             interval=0.1,
             what=lambda i=i: (witness.lies[i], witness.server.log()),
         )
