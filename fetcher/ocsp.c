@@ -240,8 +240,8 @@ static enum verdict judge_times(struct trial *trial)
 	struct judgement *times = &trial->judgement;
 	int64_t produced_at;
 
-	if (!read_time(trial->crypto, trial->crypto->OCSP_resp_get0_produced_at(trial->basic),
-		    &produced_at))
+	if (!certificate_time(trial->crypto,
+		    trial->crypto->OCSP_resp_get0_produced_at(trial->basic), &produced_at))
 		return VERDICT_BAD_TIMES;
 	if (produced_at > trial->now + OCSP_SKEW)
 		return VERDICT_NOT_YET_VALID;
