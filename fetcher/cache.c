@@ -540,6 +540,11 @@ bool cache_lead(struct cache *cache, int place)
 	return moves;
 }
 
+void cache_resign(struct cache *cache)
+{
+	pthread_mutex_unlock(&cache->leader);
+}
+
 /* A lock that is free or a dead owner's is taken for an instant: nobody else can tell the kernel.
  */
 static bool mutex_is_free(pthread_mutex_t *mutex)

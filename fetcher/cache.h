@@ -193,6 +193,9 @@ int cache_stand_by(struct cache *cache);
 /* The standby then sleeps until those before it are gone, and leads until its thread ends. */
 bool cache_lead(struct cache *cache, int place);
 
+/* The leader leads no longer; only for its thread, which must not touch the cache any more. */
+void cache_resign(struct cache *cache);
+
 /* True if a leader lives, or is about to. */
 bool cache_is_led(struct cache *cache);
 

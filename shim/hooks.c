@@ -7,7 +7,11 @@
  * which of these functions libssl calls inside which.
  *
  * To add one: define it here, name it in LIBSSL_HOOKS (libssl.h) and in exports.map.
+ *
+ * Two more things that hosts do must not meet the thread inside libcrypto: the end of libcrypto,
+ * below, and children made past fork (clone.c).
  */
+#include "host.h"
 #include "libssl.h"
 #include "registry.h"
 #include "sidedoor.h"
@@ -188,4 +192,18 @@ HOOK int listen(int fd, int backlog)
 {
 	sidedoor_open();
 	return sidedoor_listen(fd, backlog);
+}
+
+/*
+ * Hosts may call it at any moment. libcrypto's own call at exit comes by here, too, on builds
+ * without -Bsymbolic.
+ */
+HOOK void OPENSSL_cleanup(void)
+{
+	void (*real)(void) = libssl_find_cleanup(CALLER);
+
+	if (!real)
+		return;
+	host_crypto_ends((const void *)real);
+	real();
 }

@@ -7,6 +7,7 @@
 #include "../fetcher/loop.h"
 #include "privileges.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -27,6 +28,7 @@ enum {
 	 * it; but on a machine short of processors the thread may not be running. */
 	EXIT_PATIENCE = 2000,
 	STACK_SIZE = 512 << 10,
+	NO_PID = 0, /* of a child of a raw clone */
 };
 
 /* Set in the constructor, constant afterwards. */
@@ -53,7 +55,7 @@ static atomic_bool thread_lives; /* in this process */
 static _Atomic int64_t next_check;
 static atomic_bool somebody_leads; /* as far as was known at the last check */
 static _Atomic int64_t window_end; /* of the startup window of the newest certificate */
-static _Atomic pid_t own_pid;
+static _Atomic pid_t own_pid;      /* or NO_PID */
 
 struct visit host_enter(const struct libcrypto *crypto)
 {
@@ -146,6 +148,17 @@ bool host_is_wanted(void)
 }
 
 /*
+ * Where the process has no libcrypto any more. Not the thread's end: there, libc would load a
+ * library. Another process of the tree leads from now on.
+ */
+static void rest_for_ever(void)
+{
+	cache_resign(atomic_load(&cache));
+	for (;;)
+		pause();
+}
+
+/*
  * The thread comes by here after every piece of work. A mutex is not fair: whoever gives it back
  * and takes it again at once mostly wins over those who wait, so the thread stands back for them.
  */
@@ -153,11 +166,13 @@ static void enter_gate(void)
 {
 	static const struct timespec moment = {0, 50000};
 
-	while (atomic_load(&gate_closed))
-		pause();
 	while (atomic_load(&gate_awaited) > 0)
 		nanosleep(&moment, NULL);
 	pthread_mutex_lock(&gate);
+	if (atomic_load(&gate_closed)) {
+		pthread_mutex_unlock(&gate);
+		rest_for_ever();
+	}
 	privileges_follow();
 }
 
@@ -247,13 +262,14 @@ void host_registered(const struct libcrypto *crypto)
 	atomic_store(&window_end, clock_steady() + config.startup_wait);
 }
 
-/*
- * A child of a raw clone looks like its parent to pthreads: it must not touch a mutex that outlives
- * it, nor start a thread.
- */
+bool host_is_itself(void)
+{
+	return atomic_load(&own_pid) == getpid();
+}
+
 static bool may_have_thread(void)
 {
-	return atomic_load(&own_pid) == getpid() && atomic_load(&thread_crypto);
+	return host_is_itself() && atomic_load(&thread_crypto);
 }
 
 void host_want_thread(void)
@@ -283,9 +299,10 @@ void host_await(const struct slot *slot)
 {
 	int64_t deadline = slot->registered + config.startup_wait;
 
-	/* If nobody leads, nothing will come; a thread just born has had no time to. */
-	if (clock_steady() < deadline &&
-		(atomic_load(&thread_lives) || cache_is_led(atomic_load(&cache))))
+	/* If nobody leads, nothing will come; a thread just born has had no time to. A child of a
+	 * raw clone cannot tell. */
+	if (clock_steady() < deadline && (atomic_load(&thread_lives) || !host_is_itself() ||
+						 cache_is_led(atomic_load(&cache))))
 		cache_await(atomic_load(&cache), slot, deadline);
 }
 
@@ -294,20 +311,39 @@ void host_await(const struct slot *slot)
  * first and child handlers first to last, so ours run outside those of an allocator on both sides.
  */
 
-/* The window first, with the gate open: the thread needs it to bring the answers. */
-static void prepare_fork(void)
+/* With the gate open: the thread needs it to bring the answers. */
+static void await_window(void)
 {
 	struct cache *shared = atomic_load(&cache);
+
+	if (clock_steady() < atomic_load(&window_end))
+		for (size_t i = 0; i < cache_slot_count(shared); i++)
+			host_await(cache_slot(shared, i));
+}
+
+static bool take_gate(int patience)
+{
+	struct timespec until;
+	int64_t end = clock_wall() + patience;
+	int error;
+
+	until.tv_sec = end / 1000;
+	until.tv_nsec = end % 1000 * 1000000;
+	atomic_fetch_add(&gate_awaited, 1);
+	error = pthread_mutex_timedlock(&gate, &until);
+	atomic_fetch_sub(&gate_awaited, 1);
+	return error == 0;
+}
+
+static void prepare_fork(void)
+{
 	int saved = errno;
 
 	/* Who forks lives on, in one process or another, and will have something to refresh. */
 	host_want_thread();
-	if (clock_steady() < atomic_load(&window_end))
-		for (size_t i = 0; i < cache_slot_count(shared); i++)
-			host_await(cache_slot(shared, i));
+	await_window();
 	atomic_fetch_add(&gate_awaited, 1);
-	if (!atomic_load(&gate_closed))
-		pthread_mutex_lock(&gate);
+	pthread_mutex_lock(&gate);
 	atomic_fetch_sub(&gate_awaited, 1);
 	pthread_mutex_lock(&lock);
 	errno = saved;
@@ -316,42 +352,88 @@ static void prepare_fork(void)
 static void parent_forked(void)
 {
 	pthread_mutex_unlock(&lock);
-	if (!atomic_load(&gate_closed))
-		pthread_mutex_unlock(&gate);
+	pthread_mutex_unlock(&gate);
 }
 
 /* Made anew, not unlocked: they belong to a thread that does not exist here. */
-static void child_forked(void)
+static void forget_thread(void)
 {
-	int saved = errno;
-
 	pthread_mutex_init(&lock, NULL);
 	pthread_mutex_init(&gate, NULL);
 	atomic_store(&gate_awaited, 0);
 	atomic_store(&thread_lives, false);
 	atomic_store(&next_check, 0);
-	atomic_store(&own_pid, getpid());
 	descriptor_close_all();
 	ready_forked(&ready);
+}
+
+static void child_forked(void)
+{
+	int saved = errno;
+
+	forget_thread();
+	atomic_store(&own_pid, getpid());
 	/* The parent may be a daemon's launcher that exits next: two children stand by. */
 	if (cache_wants_standby(atomic_load(&cache)))
 		ensure_thread();
 	errno = saved;
 }
 
+bool host_prepare_clone(bool may_wait)
+{
+	int saved = errno;
+	bool held = false;
+
+	if (!atomic_load(&cache))
+		return false;
+	if (may_wait) {
+		host_want_thread();
+		await_window();
+	}
+	/* Not without an end: a signal handler may have interrupted the very thread that holds it.
+	 */
+	held = take_gate(EXIT_PATIENCE);
+	errno = saved;
+	return held;
+}
+
+void host_parent_cloned(void)
+{
+	pthread_mutex_unlock(&gate);
+}
+
+void host_child_cloned(bool is_known_to_libc)
+{
+	int saved = errno;
+
+	if (atomic_load(&cache)) {
+		forget_thread();
+		atomic_store(&own_pid, is_known_to_libc ? getpid() : NO_PID);
+	}
+	errno = saved;
+}
+
 /*
  * exit(). Runs before libcrypto tears itself down, because libcrypto was initialised first. The
- * gate is taken for good; the thread is not joined, because it may be in a system call for long.
+ * thread is not joined, because it may be in a system call for long; when it comes back from there
+ * it finds the gate closed.
  */
 static void close_gate(void)
 {
-	struct timespec patience;
-	int64_t until = clock_wall() + EXIT_PATIENCE;
+	if (!atomic_exchange(&gate_closed, true) && take_gate(EXIT_PATIENCE))
+		pthread_mutex_unlock(&gate);
+}
 
-	patience.tv_sec = until / 1000;
-	patience.tv_nsec = until % 1000 * 1000000;
-	if (!atomic_exchange(&gate_closed, true))
-		pthread_mutex_timedlock(&gate, &patience);
+void host_crypto_ends(const void *function)
+{
+	const struct libcrypto *crypto = atomic_load(&thread_crypto);
+	Dl_info own, ending;
+	int saved = errno;
+
+	if (crypto && dladdr(function, &ending) && dladdr((const void *)crypto->X509_free, &own) &&
+		own.dli_fbase == ending.dli_fbase)
+		close_gate();
+	errno = saved;
 }
 
 struct supply host_supply(const struct libcrypto *crypto)

@@ -59,6 +59,30 @@ void host_want_thread(void);
  */
 bool host_check_thread(bool due);
 
+/*
+ * False in a child of a raw clone: to pthreads it looks like its parent, so that it must not take a
+ * mutex that outlives it, nor start a thread. It reads the cache, and changes nothing there.
+ */
+bool host_is_itself(void);
+
+/*
+ * Around the making of a child without fork handlers (clone.c): takes the gate, so that the child
+ * inherits no lock of the thread's. True if it was taken; then the parent must give it back. With
+ * may_wait, there must be a thread first, and the startup window is waited for, as in fork;
+ * without, it is safe in a signal handler.
+ */
+bool host_prepare_clone(bool may_wait);
+void host_parent_cloned(void);
+
+/* In the child, taken or not. libc knows of a child of _Fork, but not of one of a raw clone. */
+void host_child_cloned(bool is_known_to_libc);
+
+/*
+ * The library that function lies in is about to be torn down: if it is the one that the thread
+ * works with, the thread never will again.
+ */
+void host_crypto_ends(const void *function);
+
 /* Waits for the first answer for slot, as long as the startup window is open and there is hope. */
 void host_await(const struct slot *slot);
 

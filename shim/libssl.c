@@ -64,13 +64,13 @@ struct candidates {
 	char path[LIBSSL_FOUND_MOST - 1][512];
 };
 
-static int collect_libssl(struct dl_phdr_info *info, size_t size, void *argument)
+static int collect_library(struct dl_phdr_info *info, size_t size, void *argument)
 {
 	struct candidates *candidates = argument;
 	const char *slash = info->dlpi_name ? strrchr(info->dlpi_name, '/') : NULL;
 
 	(void)size;
-	if (slash && strncmp(slash, "/libssl", 7) == 0 &&
+	if (slash && (strncmp(slash, "/libssl", 7) == 0 || strncmp(slash, "/libcrypto", 10) == 0) &&
 		strlen(info->dlpi_name) < sizeof(candidates->path[0]) &&
 		candidates->count < sizeof(candidates->path) / sizeof(candidates->path[0]))
 		strcpy(candidates->path[candidates->count++], info->dlpi_name);
@@ -82,7 +82,7 @@ static void *find_in_scan(const char *name)
 	struct candidates candidates = {0};
 	void *real = NULL;
 
-	dl_iterate_phdr(collect_libssl, &candidates);
+	dl_iterate_phdr(collect_library, &candidates);
 	for (size_t i = 0; i < candidates.count && !real; i++) {
 		void *handle = dlopen(candidates.path[i], RTLD_LAZY | RTLD_NOLOAD);
 
@@ -280,7 +280,7 @@ size_t libssl_find_passed_by(struct libssl *found[static LIBSSL_FOUND_MOST])
 	int saved = errno;
 	size_t count = 0;
 
-	dl_iterate_phdr(collect_libssl, &candidates);
+	dl_iterate_phdr(collect_library, &candidates);
 	for (size_t i = 0; i <= candidates.count; i++) {
 		/* Last, the program itself. */
 		void *handle = dlopen(
@@ -316,6 +316,17 @@ struct libssl *libssl_of_caller(const void *caller)
 		lib = bind_library(real);
 	errno = saved;
 	return note_caller(lib, caller);
+}
+
+void (*libssl_find_cleanup(const void *caller))(void)
+{
+	int saved = errno;
+	void *symbol = find_for_caller(caller, "OPENSSL_cleanup");
+	void (*real)(void);
+
+	memcpy(&real, &symbol, sizeof(real));
+	errno = saved;
+	return real;
 }
 
 struct libssl *libssl_of_ctx(const SSL_CTX *ctx, const void *caller)

@@ -102,6 +102,10 @@ struct libssl *libssl_of_caller(const void *caller);
 enum { LIBSSL_FOUND_MOST = 9 };
 size_t libssl_find_passed_by(struct libssl *found[static LIBSSL_FOUND_MOST]);
 
+/* The OPENSSL_cleanup that a call from the address caller would have reached. NULL: none is found.
+ */
+void (*libssl_find_cleanup(const void *caller))(void);
+
 /* True if ctx was made for clients only. */
 bool libssl_is_client_only(const struct libssl *lib, const SSL_CTX *ctx);
 

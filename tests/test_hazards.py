@@ -4,6 +4,7 @@
 import random
 import subprocess
 
+import pytest
 import responder as answers
 import servers
 from conftest import needs_root, plain_build_only
@@ -38,6 +39,28 @@ def test_every_child_of_a_fork_storm_shakes_hands_and_staples(shim, issue, respo
     assert f"{STORM} children, {STORM} stapled, 0 hung or died" in ran.stdout, ran.stderr
 
 
+@pytest.mark.parametrize("how", ["syscall", "clone3", "clone", "_Fork"])
+def test_every_child_that_is_made_past_fork_shakes_hands_and_staples(shim, issue, responder, how):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    ran = run_host(shim, leaf, "children", how, STORM)
+
+    assert ran.returncode == 0, ran.stderr
+    assert f"{STORM} children, {STORM} stapled, 0 hung or died" in ran.stdout, ran.stderr
+
+
+@pytest.mark.parametrize("how", ["syscall", "clone3", "clone", "_Fork"])
+def test_no_child_that_is_made_past_fork_in_the_middle_of_a_verification_hangs(shim, issue, how):
+    # Each answer is looked at to its end, and the next is due at once or soon.
+    leaf = issue("localhost", behaviour=answers.bad_signature())
+
+    for _ in range(10):
+        ran = run_host(shim, leaf, "children", how, STORM // 20, OCSPRELOAD_STARTUP_WAIT="0")
+        assert ran.returncode == 0, ran.stderr
+        assert ", 0 stapled, 0 hung or died" in ran.stdout, ran.stderr
+
+
 def test_children_of_a_host_whose_responder_always_fails_never_hang(shim, issue, responder):
     leaf = issue("localhost", behaviour=answers.garbage())
 
@@ -53,6 +76,15 @@ def test_an_exit_at_any_moment_of_a_fetch_is_an_exit(shim, issue):
 
     for _ in range(EXITS):
         ran = run_host(shim, leaf, "exit", random.randrange(20000))
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_a_host_that_ends_openssl_itself_at_any_moment_of_a_fetch_lives_on(shim, issue):
+    leaf = issue("localhost")
+    random.seed(2)
+
+    for _ in range(EXITS):
+        ran = run_host(shim, leaf, "cleanup", random.randrange(20000))
         assert ran.returncode == 0, ran.stderr
 
 

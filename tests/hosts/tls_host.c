@@ -2,9 +2,13 @@
 /*
  * A server process reduced to what can go wrong in it: it shakes hands with itself in memory.
  *
- * usage: tls_host CHAIN.pem KEY.pem exit MICROSECONDS   loads, sleeps, returns from main
+ * usage: tls_host CHAIN.pem KEY.pem exit MICROSECONDS   loads, sleeps, returns from main;
+ *                                                       how long did the exit take?
  *                                   handshake COUNT     shakes hands, one after the other
  *                                   fork COUNT          shakes hands in COUNT children, one by one
+ *                                   children HOW COUNT  the same, made by syscall, clone3, clone or
+ *                                                       _Fork
+ *                                   cleanup US          loads, sleeps, calls OPENSSL_cleanup
  *                                   thread COUNT MS     shakes hands in COUNT threads for MS
  *                                   sockets MS          after MS, what does a child inherit?
  *                                   capset MS           drops all capabilities by capset; after
@@ -20,6 +24,8 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -110,12 +116,41 @@ static long shake_hands(SSL_CTX *server_ctx)
 	return size > 0 ? size : 0;
 }
 
+static struct timespec ending;
+
+/* Registered first, so that it runs after all that others do at exit. */
+static void print_exit_time(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	printf("the end took %ld us\n", (long)(now.tv_sec - ending.tv_sec) * 1000000 +
+						(now.tv_nsec - ending.tv_nsec) / 1000);
+}
+
 static int run_exit(char **arguments)
+{
+	SSL_CTX *ctx;
+
+	atexit(print_exit_time);
+	ctx = make_server();
+	usleep(parse_number(arguments[0]));
+	SSL_CTX_free(ctx);
+	clock_gettime(CLOCK_MONOTONIC, &ending);
+	return 0;
+}
+
+static int run_cleanup(char **arguments)
 {
 	SSL_CTX *ctx = make_server();
 
 	usleep(parse_number(arguments[0]));
 	SSL_CTX_free(ctx);
+	clock_gettime(CLOCK_MONOTONIC, &ending);
+	OPENSSL_cleanup();
+	print_exit_time();
+	/* What the thread would do after the end, it does now. */
+	usleep(20000);
 	return 0;
 }
 
@@ -131,22 +166,61 @@ static int run_handshake(char **arguments)
 	return 0;
 }
 
-static int run_fork(char **arguments)
+static int live_as_child(void *ctx)
+{
+	/* Long after any honest handshake: a child that hangs is killed. */
+	alarm(30);
+	exit(shake_hands(ctx) > 0 ? 0 : 3);
+}
+
+static pid_t make_by_fork(SSL_CTX *ctx)
+{
+	pid_t child = fork();
+
+	return child == 0 ? live_as_child(ctx) : child;
+}
+
+static pid_t make_by_syscall(SSL_CTX *ctx)
+{
+	pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+
+	return child == 0 ? live_as_child(ctx) : child;
+}
+
+static pid_t make_by_clone3(SSL_CTX *ctx)
+{
+	/* flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls */
+	uint64_t arguments[8] = {[4] = SIGCHLD};
+	pid_t child = (pid_t)syscall(SYS_clone3, arguments, sizeof(arguments));
+
+	return child == 0 ? live_as_child(ctx) : child;
+}
+
+static pid_t make_by_clone(SSL_CTX *ctx)
+{
+	static _Alignas(16) char stack[1 << 20];
+
+	return clone(live_as_child, stack + sizeof(stack), SIGCHLD, ctx);
+}
+
+static pid_t make_by__Fork(SSL_CTX *ctx)
+{
+	pid_t child = _Fork();
+
+	return child == 0 ? live_as_child(ctx) : child;
+}
+
+static int run_makers(pid_t (*make)(SSL_CTX *ctx), unsigned count)
 {
 	SSL_CTX *ctx = make_server();
-	unsigned count = parse_number(arguments[0]), stapled = 0, wrong = 0;
+	unsigned stapled = 0, wrong = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		int status;
-		pid_t child = fork();
+		pid_t child = make(ctx);
 
 		if (child < 0)
-			fail("fork");
-		if (child == 0) {
-			/* Long after any honest handshake: a child that hangs is killed. */
-			alarm(30);
-			exit(shake_hands(ctx) > 0 ? 0 : 3);
-		}
+			fail("no child");
 		if (waitpid(child, &status, 0) != child)
 			fail("waitpid");
 		if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
@@ -157,6 +231,30 @@ static int run_fork(char **arguments)
 	SSL_CTX_free(ctx);
 	printf("%u children, %u stapled, %u hung or died\n", count, stapled, wrong);
 	return wrong != 0;
+}
+
+static int run_fork(char **arguments)
+{
+	return run_makers(make_by_fork, parse_number(arguments[0]));
+}
+
+static int run_children(char **arguments)
+{
+	static const struct {
+		const char *name;
+		pid_t (*make)(SSL_CTX *ctx);
+	} makers[] = {
+		{"syscall", make_by_syscall},
+		{"clone3", make_by_clone3},
+		{"clone", make_by_clone},
+		{"_Fork", make_by__Fork},
+	};
+
+	for (size_t i = 0; i < sizeof(makers) / sizeof(*makers); i++)
+		if (strcmp(arguments[0], makers[i].name) == 0)
+			return run_makers(makers[i].make, parse_number(arguments[1]));
+	fail("no such way to make a child");
+	return 1;
 }
 
 static unsigned count_sockets(void)
@@ -388,6 +486,8 @@ static const struct {
 	{"exit", 1, run_exit},
 	{"handshake", 1, run_handshake},
 	{"fork", 1, run_fork},
+	{"children", 2, run_children},
+	{"cleanup", 1, run_cleanup},
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
 	{"capset", 1, run_capset},
