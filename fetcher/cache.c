@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -17,6 +18,15 @@ enum {
 	COMMON_CAPACITY = 4096, /* holds nearly every response there is */
 	/* A host with a limit on its address space keeps this share of it, and more, for itself. */
 	LEAST_SHARE = 8,
+	/* Slots of certificates that nobody has loaded keep their responses for a while: somebody
+	 * may come back. No more than so many of them, and not the half of a small cache. */
+	RELEASED_MOST = 256,
+	TOUCH_INTERVAL = 1000, /* milliseconds; not each handshake writes */
+	SCAN_INTERVAL = 1000,
+	LEAST_LIFE = 2 * TOUCH_INTERVAL,
+	/* For how long a sign of somebody counts where no response is held. */
+	COMMON_LIFE = 3600 * 1000,
+	LONGEST_LIFE = 366 * 24 * 3600, /* seconds; longer ones exist on paper only */
 };
 
 /*
@@ -46,6 +56,8 @@ struct cache {
 	pthread_mutex_t add;
 	_Atomic uint32_t slot_count;
 	_Atomic uint32_t issuer_count;
+	_Atomic uint32_t released; /* about so many slots have no witness */
+	int64_t scanned;           /* steady clock: when they were last looked through */
 	size_t used;
 	_Atomic(struct slot *) *buckets;
 	struct slot *slots;
@@ -170,12 +182,26 @@ static bool arena_copy(struct cache *cache, struct bytes from, struct bytes *to)
 	return true;
 }
 
-static const char *arena_text(struct cache *cache, const char *text)
+/*
+ * Under add. Memory for size bytes: what there is, or at least twice that, so that what is lost
+ * does not add up however often a slot is used again.
+ */
+static unsigned char *arena_renew(struct cache *cache, struct slot_room *room, size_t size)
 {
-	struct bytes copy;
-	struct bytes from = {(const unsigned char *)text, strlen(text) + 1};
+	size_t more = (size + 255) & ~(size_t)255;
+	uint32_t before = atomic_load(&room->size);
+	unsigned char *memory;
 
-	return arena_copy(cache, from, &copy) ? (const char *)copy.data : NULL;
+	if (size <= before)
+		return room->memory;
+	if (more < 2 * (size_t)before)
+		more = 2 * (size_t)before;
+	memory = arena_take(cache, more);
+	if (!memory)
+		return NULL;
+	room->memory = memory;
+	atomic_store(&room->size, (uint32_t)more);
+	return memory;
 }
 
 static size_t bucket_of(const struct cache *cache, const unsigned char *key)
@@ -186,58 +212,330 @@ static size_t bucket_of(const struct cache *cache, const unsigned char *key)
 	return start % cache->extent.slots;
 }
 
+static uint64_t tag_of(const unsigned char *key)
+{
+	uint64_t tag;
+
+	memcpy(&tag, key, sizeof(tag));
+	return tag;
+}
+
+/*
+ * Who pins looks at the generation after that, and slot_empty at the pins after it has changed the
+ * generation: one of the two sees the other.
+ */
+static bool pin(struct slot *slot, uint32_t generation)
+{
+	atomic_fetch_add(&slot->pins, 1);
+	if (atomic_load(&slot->generation) == generation)
+		return true;
+	cache_unpin(slot);
+	return false;
+}
+
+bool cache_pin(struct slot *slot, uint32_t generation)
+{
+	return generation % 2 == 1 && pin(slot, generation);
+}
+
+void cache_unpin(struct slot *slot)
+{
+	atomic_fetch_sub(&slot->pins, 1);
+}
+
+static bool pin_if_of(struct slot *slot, const unsigned char *key)
+{
+	if (!cache_pin(slot, atomic_load(&slot->generation)))
+		return false;
+	if (memcmp(slot->key, key, CERTIFICATE_KEY_SIZE) == 0)
+		return true;
+	cache_unpin(slot);
+	return false;
+}
+
 struct slot *cache_find(const struct cache *cache, const unsigned char *key)
 {
 	struct slot *slot =
 		atomic_load_explicit(&cache->buckets[bucket_of(cache, key)], memory_order_acquire);
 
-	while (slot && memcmp(slot->key, key, CERTIFICATE_KEY_SIZE) != 0)
-		slot = slot->next_in_bucket;
-	return slot;
+	/* A slot that is used again under our eyes leads into another bucket: what is missed then
+	 * is found by a second look under add; what is not found ends all the same. */
+	for (uint32_t steps = 0; slot && steps < cache->extent.slots; steps++) {
+		if (atomic_load(&slot->tag) == tag_of(key) && pin_if_of(slot, key))
+			return slot;
+		slot = atomic_load_explicit(&slot->next_in_bucket, memory_order_acquire);
+	}
+	return NULL;
+}
+
+/* Under add. */
+static void slot_link(struct cache *cache, struct slot *slot)
+{
+	size_t bucket = bucket_of(cache, slot->key);
+
+	atomic_store(&slot->next_in_bucket, atomic_load(&cache->buckets[bucket]));
+	atomic_store_explicit(&cache->buckets[bucket], slot, memory_order_release);
+}
+
+/* Under add. Nothing happens to one that a dead writer has taken out already. */
+static void slot_unlink(struct cache *cache, struct slot *slot)
+{
+	_Atomic(struct slot *) *link = &cache->buckets[bucket_of(cache, slot->key)];
+
+	while (atomic_load(link) && atomic_load(link) != slot)
+		link = &atomic_load(link)->next_in_bucket;
+	if (atomic_load(link))
+		atomic_store_explicit(
+			link, atomic_load(&slot->next_in_bucket), memory_order_release);
+}
+
+/*
+ * How long a sign that somebody has it loaded counts: a response that is held can still be stapled
+ * for the rest of its life, and whoever does so gives the next sign.
+ */
+static int64_t slot_life(const struct slot *slot)
+{
+	int64_t end = cache_usable_until(slot);
+	int64_t life = end - atomic_load(&slot->this_update);
+
+	if (end == 0)
+		return COMMON_LIFE;
+	if (life > LONGEST_LIFE)
+		life = LONGEST_LIFE;
+	return life * 1000 > LEAST_LIFE ? life * 1000 : LEAST_LIFE;
+}
+
+static bool slot_is_used(const struct slot *slot)
+{
+	return atomic_load(&slot->generation) % 2 == 1;
+}
+
+/* Under add. The one that has been without a sign of anybody for the longest time. */
+static struct slot *find_released(struct cache *cache, int64_t now, bool pressed)
+{
+	uint32_t count = atomic_load(&cache->slot_count), released = 0;
+	struct slot *best = NULL;
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct slot *slot = &cache->slots[i];
+		int64_t held = atomic_load(&slot->held);
+
+		if (slot_is_used(slot) && atomic_load(&slot->witness) != 0)
+			continue;
+		released++;
+		if (atomic_load(&slot->pins) > 0 ||
+			(best && slot_is_used(slot) && held >= atomic_load(&best->held)))
+			continue;
+		best = slot;
+		/* What a dead writer began belongs to nobody. */
+		if (!slot_is_used(slot))
+			return slot;
+	}
+	atomic_store(&cache->released, released);
+	cache->scanned = now;
+	return best && (pressed || now - atomic_load(&best->held) > slot_life(best)) ? best : NULL;
+}
+
+/* False if the process is no more; then others may say that they have it. */
+static bool witness_lives(struct cache *cache, struct slot *slot)
+{
+	pid_t witness = atomic_load(&slot->witness);
+
+	if (witness == 0 || kill(witness, 0) == 0 || errno != ESRCH)
+		return witness != 0;
+	if (atomic_compare_exchange_strong(&slot->witness, &witness, 0))
+		atomic_fetch_add(&cache->released, 1);
+	return false;
+}
+
+/* Under add. True if the slot was nobody's and can be filled now. */
+static bool slot_empty(struct cache *cache, struct slot *slot)
+{
+	uint32_t generation = atomic_load(&slot->generation);
+
+	if (generation % 2 == 1) {
+		atomic_store(&slot->generation, generation + 1);
+		if (atomic_load(&slot->pins) > 0 || atomic_load(&slot->witness) != 0) {
+			atomic_store(&slot->generation, generation);
+			return false;
+		}
+	}
+	/* Before the leader can take it for one that is due. */
+	atomic_store(&slot->due, SLOT_NEVER);
+	slot_unlink(cache, slot);
+	return true;
+}
+
+/* Under add. A slot to be filled, an old one if there are enough of them. NULL if all are in use.
+ */
+static struct slot *slot_obtain(struct cache *cache, int64_t now, bool has_memory)
+{
+	uint32_t most =
+		cache->extent.slots / 4 < RELEASED_MOST ? cache->extent.slots / 4 : RELEASED_MOST;
+	uint32_t count = atomic_load(&cache->slot_count);
+	uint32_t released = atomic_load(&cache->released);
+	bool is_full = count == cache->extent.slots || !has_memory;
+	bool pressed = is_full || released > most;
+	struct slot *slot = NULL;
+
+	if (pressed || (released > 0 && now - cache->scanned > SCAN_INTERVAL))
+		slot = find_released(cache, now, pressed);
+	if (!slot && is_full) {
+		for (uint32_t i = 0; i < count; i++)
+			witness_lives(cache, &cache->slots[i]);
+		slot = find_released(cache, now, true);
+	}
+	if (slot && slot_empty(cache, slot))
+		return slot;
+	return is_full ? NULL : &cache->slots[count];
+}
+
+/* Under add; nobody else looks at the slot. All fields but the responses' memory, which stays. */
+static bool slot_fill(struct cache *cache, struct slot *slot, const struct certificate *certificate,
+	const char *responders, int64_t now)
+{
+	struct bytes der = buffer_bytes(&certificate->der);
+	size_t responders_size = strlen(responders) + 1;
+	size_t label_size = strlen(certificate->label) + 1;
+	unsigned char *memory = arena_renew(cache, &slot->certificate_room, der.size);
+	unsigned char *text;
+
+	if (!memory)
+		return false;
+	slot->certificate = (struct bytes){memcpy(memory, der.data, der.size), der.size};
+	text = arena_renew(cache, &slot->text_room, responders_size + label_size);
+	if (!text)
+		return false;
+	slot->responders = memcpy(text, responders, responders_size);
+	slot->label = memcpy(text + responders_size, certificate->label, label_size);
+	memcpy(slot->key, certificate->key, sizeof(slot->key));
+	memcpy(slot->issuer_key, certificate->issuer_key, sizeof(slot->issuer_key));
+	slot->issuer_name = certificate->issuer;
+	atomic_store(&slot->tag, tag_of(slot->key));
+	atomic_store(&slot->registered, now);
+	atomic_store(&slot->held, now);
+	atomic_store(&slot->witness, getpid());
+	atomic_store(&slot->state, SLOT_PENDING);
+	atomic_store(&slot->issuers_seen, 0);
+	atomic_store(&slot->current, 0);
+	atomic_store(&slot->issuer, NULL);
+	atomic_store(&slot->this_update, 0);
+	atomic_store(&slot->failures, 0);
+	atomic_store(&slot->stamp, 0);
+	atomic_store(&slot->looked, 0);
+	atomic_store(&slot->sought, 0);
+	atomic_store(&slot->ready.serial, 0);
+	atomic_store(&slot->ready.stamp, 0);
+	atomic_store(&slot->ready.judged, 0);
+	atomic_store(&slot->ready.state, READY_NONE);
+	atomic_store(&slot->ready.until, 0);
+	atomic_store(&slot->ready.end, 0);
+	return true;
 }
 
 /* Under add. */
 static struct slot *slot_make(struct cache *cache, const struct certificate *certificate,
 	const char *responders, int64_t now)
 {
-	uint32_t count = atomic_load(&cache->slot_count);
-	size_t bucket = bucket_of(cache, certificate->key);
-	struct slot *slot;
+	struct slot *slot = slot_obtain(cache, now, true);
+	uint32_t generation;
 
-	if (count == cache->extent.slots)
+	if (slot && !slot_fill(cache, slot, certificate, responders, now)) {
+		/* An old one may have enough. */
+		slot = slot_obtain(cache, now, false);
+		if (slot && !slot_fill(cache, slot, certificate, responders, now))
+			slot = NULL;
+	}
+	if (!slot)
 		return NULL;
-	slot = &cache->slots[count];
-	memcpy(slot->key, certificate->key, sizeof(slot->key));
-	memcpy(slot->issuer_key, certificate->issuer_key, sizeof(slot->issuer_key));
-	slot->issuer_name = certificate->issuer;
-	slot->responders = arena_text(cache, responders);
-	slot->label = arena_text(cache, certificate->label);
-	slot->registered = now;
-	if (!slot->responders || !slot->label ||
-		!arena_copy(cache, buffer_bytes(&certificate->der), &slot->certificate))
-		return NULL;
-	slot->next_in_bucket = atomic_load(&cache->buckets[bucket]);
+	generation = atomic_load(&slot->generation);
+	atomic_store(&slot->generation, generation | 1);
+	atomic_store(&slot->due, 0);
 	/* Counted before it can be found: the other way round, a writer that dies in between would
 	 * leave a slot in the bucket that the next certificate overwrites. */
-	atomic_store(&cache->slot_count, count + 1);
-	atomic_store_explicit(&cache->buckets[bucket], slot, memory_order_release);
+	if (cache_slot_index(cache, slot) == atomic_load(&cache->slot_count))
+		atomic_fetch_add(&cache->slot_count, 1);
+	slot_link(cache, slot);
+	pin(slot, generation | 1);
 	return slot;
+}
+
+static void claim(struct cache *cache, struct slot *slot, int64_t now)
+{
+	if (cache_touch(slot, now))
+		cache_claim(cache, slot, now);
 }
 
 struct slot *cache_add(struct cache *cache, const struct certificate *certificate,
 	const char *responders, int64_t now)
 {
 	struct slot *slot = cache_find(cache, certificate->key);
+	bool is_new = false;
 
-	if (slot || !mutex_lock(&cache->add))
-		return slot;
-	slot = cache_find(cache, certificate->key);
-	if (!slot)
-		slot = slot_make(cache, certificate, responders, now);
-	pthread_mutex_unlock(&cache->add);
-	if (slot)
+	if (!slot && mutex_lock(&cache->add)) {
+		slot = cache_find(cache, certificate->key);
+		is_new = !slot;
+		if (is_new)
+			slot = slot_make(cache, certificate, responders, now);
+		pthread_mutex_unlock(&cache->add);
+	}
+	if (slot && is_new)
 		cache_wake(cache);
+	else if (slot)
+		claim(cache, slot, now);
 	return slot;
+}
+
+bool cache_touch(struct slot *slot, int64_t now)
+{
+	if (now - atomic_load(&slot->held) >= TOUCH_INTERVAL)
+		atomic_store(&slot->held, now);
+	return atomic_load(&slot->witness) == 0 || atomic_load(&slot->due) == SLOT_NEVER;
+}
+
+/* Under add. What is left of its response is kept; what can no longer be stapled may be waited for.
+ */
+static void revive(struct slot *slot, int64_t now)
+{
+	if (atomic_load(&slot->due) != SLOT_NEVER)
+		return;
+	if (cache_usable_until(slot) <= clock_wall() / 1000 &&
+		atomic_load(&slot->state) != SLOT_REVOKED) {
+		atomic_store_explicit(&slot->current, 0, memory_order_release);
+		atomic_store(&slot->state, SLOT_PENDING);
+	}
+	atomic_store(&slot->registered, now);
+	atomic_store(&slot->due, 0);
+}
+
+void cache_claim(struct cache *cache, struct slot *slot, int64_t now)
+{
+	pid_t nobody = 0;
+
+	atomic_compare_exchange_strong(&slot->witness, &nobody, getpid());
+	if (atomic_load(&slot->due) != SLOT_NEVER || !mutex_lock(&cache->add))
+		return;
+	revive(slot, now);
+	pthread_mutex_unlock(&cache->add);
+	cache_wake(cache);
+}
+
+void cache_release(struct cache *cache, struct slot *slot, uint32_t generation)
+{
+	pid_t self = getpid();
+
+	if (!cache_pin(slot, generation))
+		return;
+	if (atomic_compare_exchange_strong(&slot->witness, &self, 0)) {
+		atomic_store(&slot->held, clock_steady());
+		atomic_fetch_add(&cache->released, 1);
+	}
+	cache_unpin(slot);
+}
+
+bool cache_is_wanted(struct cache *cache, struct slot *slot, int64_t now)
+{
+	return witness_lives(cache, slot) || now - atomic_load(&slot->held) <= slot_life(slot);
 }
 
 static const struct issuer_entry *issuer_find_entry(
@@ -292,6 +590,11 @@ bool cache_add_issuer(struct cache *cache, const struct certificate *certificate
 	if (cache_issuer_count(cache) != before)
 		cache_wake(cache);
 	return true;
+}
+
+size_t cache_slot_limit(const struct cache *cache)
+{
+	return cache->extent.slots;
 }
 
 size_t cache_slot_count(const struct cache *cache)

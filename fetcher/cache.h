@@ -5,7 +5,8 @@
  * It lies in shared anonymous memory that is made before the first fork, so that every process of a
  * tree sees the same slots, and it holds all that a fetch needs (certificate, issuers, URLs,
  * times): any process of the tree can go on where a dead one stopped. Memory is never given back,
- * so that a reader may follow any pointer it finds at any time.
+ * so that a reader may follow any pointer it finds at any time; but the slot of a certificate that
+ * nobody has loaded any more is used again, for another.
  *
  *  - Host threads add (cache_add, cache_add_issuer: a short critical section without I/O) and read
  *    (cache_read: never blocks, never sees a torn response).
@@ -20,6 +21,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* The largest response that is kept; the largest seen in the wild are below 10 KiB. */
 enum { CACHE_RESPONSE_LIMIT = 64 * 1024 };
@@ -34,6 +36,9 @@ enum slot_state {
 	SLOT_REVOKED,
 	SLOT_UNKNOWN, /* the responder does not know the certificate */
 };
+
+/* When what nobody has loaded is refreshed. */
+#define SLOT_NEVER INT64_MAX
 
 /* One of two places for a response; the leader fills the one that is not current. */
 struct slot_response {
@@ -69,16 +74,36 @@ struct slot_ready {
 	_Atomic int64_t end;     /* its usable_until: wall clock, milliseconds */
 };
 
+/* Memory that a slot has for good; size is never set before memory. Under add. */
+struct slot_room {
+	unsigned char *memory;
+	_Atomic uint32_t size;
+};
+
 struct slot {
-	/* Constant once the slot can be found. */
+	/*
+	 * Odd: the slot stands for a certificate, the same one for as long as this does not change.
+	 * It may be anybody's, or nobody's, for those who have not pinned it.
+	 */
+	_Atomic uint32_t generation;
+	_Atomic uint32_t
+		pins; /* one who dies keeps his: then the slot is not used again, no more */
+
+	/* Constant while it is pinned. */
 	unsigned char key[CERTIFICATE_KEY_SIZE];
 	unsigned char issuer_key[CERTIFICATE_KEY_SIZE]; /* see struct certificate */
 	uint32_t issuer_name;                           /* its hash */
 	struct bytes certificate;
 	const char *responders; /* see struct certificate; empty: there is nobody to ask */
 	const char *label;
-	int64_t registered; /* steady clock, milliseconds */
-	struct slot *next_in_bucket;
+	struct slot_room certificate_room, text_room;
+	_Atomic uint64_t tag; /* the beginning of key */
+	_Atomic(struct slot *) next_in_bucket;
+
+	/* Who has loaded it. */
+	_Atomic int64_t registered; /* steady clock, milliseconds */
+	_Atomic int64_t held;       /* steady clock: the last sign that somebody has */
+	_Atomic pid_t witness;      /* a process that said so and has not taken it back; 0: none */
 
 	/* Written by the leader, or by a host's thread that fills it from the store; read by
 	 * anybody. */
@@ -89,7 +114,7 @@ struct slot {
 
 	/* What is known of it and when it is due, for whoever leads next. */
 	_Atomic(const struct issuer_entry *) issuer;
-	_Atomic int64_t due;         /* wall clock, milliseconds; 0: at once */
+	_Atomic int64_t due;         /* wall clock, milliseconds; 0: at once; or SLOT_NEVER */
 	_Atomic int64_t this_update; /* of the newest accepted response, seconds since 1970 */
 	_Atomic uint32_t failures;   /* in a row */
 	_Atomic uint64_t stamp;      /* of what was last read from or written to the store */
@@ -104,15 +129,49 @@ struct cache *cache_create(void);
 /* Gives the memory back; for tools and tests, a host keeps its cache for ever. */
 void cache_destroy(struct cache *cache);
 
-/* The slot of a certificate, or NULL. Any thread, wait-free. */
+/*
+ * The slot of a certificate, pinned, or NULL. Any thread, wait-free.
+ */
 struct slot *cache_find(const struct cache *cache, const unsigned char *key);
 
 /*
- * The slot of a certificate, made in state SLOT_PENDING if there is none, with everything copied;
- * then the leader is woken. now is on the steady clock. NULL when the cache is full.
+ * The slot of a certificate that this process has loaded, pinned: the one that there is, as
+ * cache_touch and cache_claim leave it, or one made in state SLOT_PENDING, with everything copied;
+ * then the leader is woken. now is on the steady clock. NULL when the cache is full of certificates
+ * that somebody has loaded.
  */
 struct slot *cache_add(struct cache *cache, const struct certificate *certificate,
 	const char *responders, int64_t now);
+
+/*
+ * Between the two, a slot stands for the certificate that it stood for when generation was read.
+ * False if it no longer does. Any thread of any process; no lock.
+ */
+bool cache_pin(struct slot *slot, uint32_t generation);
+void cache_unpin(struct slot *slot);
+
+/*
+ * A sign that somebody has it loaded. now is on the steady clock. True if cache_claim is to be
+ * called: nobody stands up for it, or it is not refreshed any more. Any thread; no lock. Pinned.
+ */
+bool cache_touch(struct slot *slot, int64_t now);
+
+/*
+ * This process has it loaded; if it was not refreshed any more, it is as if newly added. Not for
+ * the child of a raw clone. Pinned.
+ */
+void cache_claim(struct cache *cache, struct slot *slot, int64_t now);
+
+/* This process no longer has it loaded. generation as in cache_pin. Not for a raw clone's child. */
+void cache_release(struct cache *cache, struct slot *slot, uint32_t generation);
+
+/*
+ * Leader: true if a process that lives has the certificate loaded, or if there was a sign of that
+ * since the response that is held, or an hour, began. now is on the steady clock. Only processes
+ * can tell, and one that is killed cannot any more: so a sign counts for as long as a response
+ * lives, and the word of a process for as long as the process does.
+ */
+bool cache_is_wanted(struct cache *cache, struct slot *slot, int64_t now);
 
 /*
  * Adds a certificate that may be somebody's issuer to the pool, once, and wakes the leader. False
@@ -127,7 +186,11 @@ bool cache_add_issuer(struct cache *cache, const struct certificate *certificate
 const struct issuer_entry *cache_keep_issuer(
 	struct cache *cache, const struct certificate *certificate);
 
-/* Slots and pool entries are numbered from 0 in the order of their arrival and never move. */
+/*
+ * Slots and pool entries are numbered from 0 in the order of their arrival and never move. There
+ * never are more slots than cache_slot_limit.
+ */
+size_t cache_slot_limit(const struct cache *cache);
 size_t cache_slot_count(const struct cache *cache);
 struct slot *cache_slot(struct cache *cache, size_t index);
 size_t cache_slot_index(const struct cache *cache, const struct slot *slot);

@@ -2,9 +2,12 @@
 #include "descriptor.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { RESERVE = 8 };
 
 static struct descriptor *opened;
 
@@ -27,11 +30,31 @@ static void forget(struct descriptor *descriptor)
 	descriptor->number = -1;
 }
 
+/*
+ * The last numbers below the limit are the host's: what we open there could cost it a connection.
+ * Of a very low limit it gets a quarter.
+ */
+static bool is_hosts_reserve(int number)
+{
+	struct rlimit limit;
+	rlim_t reserve;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+		return false;
+	reserve = limit.rlim_cur / 4 < RESERVE ? limit.rlim_cur / 4 : RESERVE;
+	return (rlim_t)number >= limit.rlim_cur - reserve;
+}
+
 bool descriptor_adopt(struct descriptor *descriptor, int number)
 {
 	struct stat is;
 
 	*descriptor = (struct descriptor){.number = -1};
+	if (is_hosts_reserve(number)) {
+		close(number);
+		errno = EMFILE;
+		return false;
+	}
 	if (fstat(number, &is) != 0) {
 		/* EBADF: the host was quicker, and the number may be its own by now. */
 		if (errno != EBADF)

@@ -22,7 +22,10 @@ struct descriptor {
 	struct descriptor **link;
 };
 
-/* A new non-blocking, close-on-exec socket. False, and errno, if there is none to be had. */
+/*
+ * A new non-blocking, close-on-exec socket. False, and errno, if there is none to be had; EMFILE
+ * already where the host would be left with the last few numbers.
+ */
 bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol);
 
 /* Takes number over, or closes it and returns false. */

@@ -38,6 +38,7 @@ struct flight {
 
 /* By which a responder may tell that it has nothing newer than what the slot holds. */
 struct known {
+	uint32_t generation; /* of the slot, which may have been another certificate's */
 	int64_t this_update; /* of the response that they came with */
 	struct fetch_validators validators;
 };
@@ -68,7 +69,8 @@ static const struct fetch_validators *validators_for(
 {
 	const struct known *known = known_of(loop, slot);
 
-	if (!known || known->this_update != atomic_load(&slot->this_update) ||
+	if (!known || known->generation != atomic_load(&slot->generation) ||
+		known->this_update != atomic_load(&slot->this_update) ||
 		cache_usable_until(slot) <= clock_wall() / 1000)
 		return NULL;
 	return &known->validators;
@@ -88,6 +90,7 @@ static void remember_validators(struct loop *loop, const struct flight *flight)
 		loop->known_count = count;
 		known = known_of(loop, flight->slot);
 	}
+	known->generation = atomic_load(&flight->slot->generation);
 	known->this_update = atomic_load(&flight->slot->this_update);
 	known->validators = *fetch_validators(flight->fetch);
 }
@@ -123,6 +126,7 @@ static void end_flight(struct loop *loop, struct flight *flight)
 	store_unlock(&flight->lock);
 	fetch_free(flight->fetch);
 	aia_free(flight->download);
+	cache_unpin(flight->slot);
 	flight->fetch = NULL;
 	flight->download = NULL;
 	flight->slot = NULL;
@@ -174,7 +178,7 @@ static const struct issuer_entry *begin_download(
 	return NULL;
 }
 
-static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *flight)
+static void begin_pinned(struct loop *loop, struct slot *slot, struct flight *flight)
 {
 	const struct issuer_entry *issuer;
 
@@ -197,6 +201,17 @@ static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *fli
 	}
 	log_debug("%s: asking %s", slot->label, slot->responders);
 	take_off(loop, flight, slot);
+}
+
+/* Pinned until it lands: the fetch works with the slot's certificate and responders. */
+static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *flight)
+{
+	if (!cache_pin(slot, atomic_load(&slot->generation)))
+		return;
+	if (supply_is_wanted(loop->supply, slot))
+		begin_pinned(loop, slot, flight);
+	if (flight->slot != slot)
+		cache_unpin(slot);
 }
 
 static void land(struct loop *loop, struct flight *flight, enum fetch_state state)

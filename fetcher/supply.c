@@ -49,7 +49,8 @@ int64_t supply_due(const struct supply *supply, const struct slot *slot)
 		return INT64_MAX;
 	if (atomic_load(&slot->ready.state) == READY_HOLDS && until > due)
 		return until;
-	if (lacks_issuer && atomic_load(&slot->issuers_seen) != cache_issuer_count(supply->cache))
+	if (due != SLOT_NEVER && lacks_issuer &&
+		atomic_load(&slot->issuers_seen) != cache_issuer_count(supply->cache))
 		return 0;
 	return due;
 }
@@ -57,6 +58,29 @@ int64_t supply_due(const struct supply *supply, const struct slot *slot)
 bool supply_is_due(const struct supply *supply, const struct slot *slot)
 {
 	return supply_due(supply, slot) <= clock_wall();
+}
+
+static bool is_wanted(const struct supply *supply, struct slot *slot)
+{
+	int64_t now = clock_steady();
+
+	if (supply->is_loaded && supply->is_loaded(slot) && cache_touch(slot, now))
+		cache_claim(supply->cache, slot, now);
+	return cache_is_wanted(supply->cache, slot, now);
+}
+
+/* Twice: who comes back meanwhile looks whether it is still due after giving his sign. */
+bool supply_is_wanted(const struct supply *supply, struct slot *slot)
+{
+	if (is_wanted(supply, slot))
+		return true;
+	atomic_store(&slot->due, SLOT_NEVER);
+	if (is_wanted(supply, slot)) {
+		atomic_store(&slot->due, 0);
+		return true;
+	}
+	log_debug("%s: not refreshed any more: no process has it loaded", slot->label);
+	return false;
 }
 
 /*

@@ -20,10 +20,19 @@ struct supply {
 	const struct config *config;
 	const struct store *store;
 	struct ready *ready; /* NULL: there are no ready-made responses */
+	/* True if this process has the slot's certificate loaded; NULL: nobody can tell. Any
+	 * thread. */
+	bool (*is_loaded)(const struct slot *slot);
 };
 
 /* True if there is something to do for the slot now; it may be no more than to look again. */
 bool supply_is_due(const struct supply *supply, const struct slot *slot);
+
+/*
+ * Leader: false if nobody has the certificate loaded any more; then it is not due again before
+ * somebody has.
+ */
+bool supply_is_wanted(const struct supply *supply, struct slot *slot);
 
 /* When that is: wall clock, milliseconds. */
 int64_t supply_due(const struct supply *supply, const struct slot *slot);

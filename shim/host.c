@@ -6,6 +6,7 @@
 #include "../fetcher/log.h"
 #include "../fetcher/loop.h"
 #include "privileges.h"
+#include "registry.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -188,6 +189,7 @@ static void *run_thread(void *argument)
 	int place = cache_stand_by(shared);
 
 	pthread_setname_np(pthread_self(), "ocspreload");
+	privileges_give_up();
 	/* The place is taken by now: a child forked next does not try to take it too. */
 	sem_post(argument);
 	if (place >= 0 && cache_lead(shared, place)) {
@@ -297,7 +299,7 @@ bool host_check_thread(bool due)
 
 void host_await(const struct slot *slot)
 {
-	int64_t deadline = slot->registered + config.startup_wait;
+	int64_t deadline = atomic_load(&slot->registered) + config.startup_wait;
 
 	/* If nobody leads, nothing will come; a thread just born has had no time to. A child of a
 	 * raw clone cannot tell. */
@@ -438,7 +440,8 @@ void host_crypto_ends(const void *function)
 
 struct supply host_supply(const struct libcrypto *crypto)
 {
-	return (struct supply){crypto, atomic_load(&cache), &config, &store, &ready};
+	return (struct supply){crypto, atomic_load(&cache), &config, &store, &ready,
+		registry_is_loaded};
 }
 
 struct cache *host_cache(void)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <stdbool.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -44,5 +45,13 @@ void privileges_follow(void)
 	if (differs)
 		syscall(SYS_capset, &header, own);
 out:
+	errno = saved;
+}
+
+void privileges_give_up(void)
+{
+	int saved = errno;
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	errno = saved;
 }

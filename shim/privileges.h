@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
+ * What follows libc's setuid needs no care: libc does it in all threads. A thread's user is not
+ * followed where a host changes it by a system call of its own, its capabilities are: then it is
+ * root in name only.
+ *
  * Capabilities are a thread's own: a host that drops them with capset drops only those of the
  * thread that calls it, and what the shim's thread was born with would stay.
  */
@@ -12,5 +16,12 @@
  * what the kernel refuses to tell (a sandbox) stays as it is.
  */
 void privileges_follow(void);
+
+/*
+ * For a thread that never executes a program: it never gains anything by that either
+ * (no-new-privs), whether the main thread has said so for itself or not. Nobody but the calling
+ * thread is affected, and setuid works as before.
+ */
+void privileges_give_up(void);
 
 #endif

@@ -19,7 +19,95 @@ struct note {
 	atomic_bool seen;            /* as a server's certificate */
 	atomic_bool pooled;          /* as somebody's issuer */
 	_Atomic(struct slot *) slot; /* NULL: not to be stapled */
+	_Atomic uint32_t generation; /* of the slot, when it was this certificate's */
 };
+
+/*
+ * How many notes of this process point to each slot, by its number: the generation in the upper
+ * half, the count in the lower. A child has its own copy, as it has of the notes.
+ */
+static _Atomic(_Atomic uint64_t *) loaded;
+
+static _Atomic uint64_t *loaded_of(const struct slot *slot)
+{
+	_Atomic uint64_t *counts = atomic_load(&loaded);
+
+	return counts ? &counts[cache_slot_index(host_cache(), slot)] : NULL;
+}
+
+/* Under host_lock. */
+static void prepare_loaded(const struct cache *cache)
+{
+	if (!atomic_load(&loaded))
+		atomic_store(&loaded, calloc(cache_slot_limit(cache), sizeof(*loaded_of(NULL))));
+}
+
+static uint32_t count_in(uint64_t word, uint32_t generation)
+{
+	return (uint32_t)(word >> 32) == generation ? (uint32_t)word : 0;
+}
+
+/* Adds 1 or -1 to the count and returns it. What was counted for another generation is forgotten;
+ * for that, a count that would fall below 0 stays as it is. */
+static uint32_t count_note(const struct slot *slot, uint32_t generation, int change)
+{
+	_Atomic uint64_t *word = loaded_of(slot);
+	uint64_t before = word ? atomic_load(word) : 0;
+	uint32_t count;
+
+	do {
+		count = count_in(before, generation);
+		if (!word || (change < 0 && count == 0))
+			return 0;
+		count += (uint32_t)change;
+	} while (!atomic_compare_exchange_weak(word, &before, (uint64_t)generation << 32 | count));
+	return count;
+}
+
+bool registry_is_loaded(const struct slot *slot)
+{
+	_Atomic uint64_t *word = loaded_of(slot);
+
+	return word && count_in(atomic_load(word), atomic_load(&slot->generation)) > 0;
+}
+
+/* The slot is pinned. Counted once, whoever else comes by with the same certificate. */
+static void note_slot(struct note *note, struct slot *slot)
+{
+	uint32_t generation = atomic_load(&slot->generation);
+
+	host_lock();
+	prepare_loaded(host_cache());
+	if (atomic_load(&note->slot) != slot || atomic_load(&note->generation) != generation) {
+		count_note(slot, generation, 1);
+		atomic_store(&note->generation, generation);
+		atomic_store(&note->slot, slot);
+	}
+	host_unlock();
+}
+
+static void release_slot(struct note *note)
+{
+	struct slot *slot = atomic_load(&note->slot);
+	uint32_t generation = atomic_load(&note->generation);
+
+	if (slot && loaded_of(slot) && count_note(slot, generation, -1) == 0 && host_is_itself())
+		cache_release(host_cache(), slot, generation);
+}
+
+/* Pinned, or NULL if it is another certificate's by now. */
+static struct slot *noted_slot(const struct note *note)
+{
+	struct slot *slot = atomic_load(&note->slot);
+	int64_t now;
+
+	if (!slot || !cache_pin(slot, atomic_load(&note->generation)))
+		return NULL;
+	now = clock_steady();
+	if (cache_touch(slot, now) && host_is_itself())
+		cache_claim(host_cache(), slot, now);
+	return slot;
+}
 
 /* CRYPTO_EX_free: called for every X509 of the process, mostly with NULL. */
 static void free_note(
@@ -30,6 +118,8 @@ static void free_note(
 	(void)index;
 	(void)argl;
 	(void)argp;
+	if (note)
+		release_slot(note);
 	free(note);
 }
 
@@ -76,7 +166,7 @@ static const char *why_not(const struct certificate *certificate, const char *re
 	return NULL;
 }
 
-/* The slot of a certificate, made if it is to be stapled; NULL if it is not. */
+/* The slot of a certificate, pinned, made if it is to be stapled; NULL if it is not. */
 static struct slot *register_certificate(struct libssl *lib, X509 *x)
 {
 	const struct config *config = host_config();
@@ -96,6 +186,10 @@ static struct slot *register_certificate(struct libssl *lib, X509 *x)
 	cache = host_cache();
 	if (!cache)
 		goto out;
+	if (!host_is_itself()) {
+		slot = cache_find(cache, certificate.key);
+		goto out;
+	}
 	slot = cache_add(cache, &certificate, responders, clock_steady());
 	if (slot)
 		host_registered(&lib->crypto);
@@ -106,17 +200,23 @@ out:
 	return slot;
 }
 
+/* Pinned. */
 static struct slot *see_certificate(struct libssl *lib, X509 *x)
 {
 	struct note *note = note_of(lib, x);
+	struct slot *slot;
 
 	if (!note)
 		return NULL;
-	if (!atomic_load(&note->seen)) {
-		atomic_store(&note->slot, register_certificate(lib, x));
-		atomic_store(&note->seen, true);
-	}
-	return atomic_load(&note->slot);
+	slot = noted_slot(note);
+	if (slot || (atomic_load(&note->seen) && !atomic_load(&note->slot)))
+		return slot;
+	/* New here, or forgotten meanwhile and come back. */
+	slot = register_certificate(lib, x);
+	if (slot)
+		note_slot(note, slot);
+	atomic_store(&note->seen, true);
+	return slot;
 }
 
 static void pool_issuer(struct libssl *lib, X509 *x)
@@ -125,7 +225,7 @@ static void pool_issuer(struct libssl *lib, X509 *x)
 	struct cache *cache = host_cache();
 	struct certificate certificate;
 
-	if (!note || !cache || atomic_exchange(&note->pooled, true))
+	if (!note || !cache || !host_is_itself() || atomic_exchange(&note->pooled, true))
 		return;
 	if (!certificate_read(&lib->crypto, x, &certificate))
 		return;
@@ -194,7 +294,7 @@ void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const struct slot *s
 {
 	X509_STORE *verify = NULL, *chain = NULL;
 
-	if (atomic_load(&slot->issuer))
+	if (atomic_load(&slot->issuer) || !host_is_itself())
 		return;
 	/* Where a libssl does not know these, NULL stays. */
 	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERT_STORE, 0, &chain);
@@ -218,10 +318,12 @@ static void fill(struct libssl *lib, struct slot *slot)
 	struct supply supply = host_supply(&lib->crypto);
 	bool waits_for_chain;
 
-	supply_from_ready(&supply, slot, true);
-	/* What is ready may be older than a revocation. */
-	if (cache_usable_until(slot) == 0 || supply.config->responses)
-		supply_from_store(&supply, slot, true);
+	if (host_is_itself()) {
+		supply_from_ready(&supply, slot, true);
+		/* What is ready may be older than a revocation. */
+		if (cache_usable_until(slot) == 0 || supply.config->responses)
+			supply_from_store(&supply, slot, true);
+	}
 	waits_for_chain =
 		!atomic_load(&slot->issuer) &&
 		(store_look(supply.store, slot->key) != 0 || supply_has_ready(&supply, slot));
@@ -253,6 +355,7 @@ static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 		return;
 	registry_seek_issuer(lib, ctx, slot, x);
 	fill(lib, slot);
+	cache_unpin(slot);
 }
 
 int registry_see_ctx(struct libssl *lib, SSL_CTX *ctx, int result)
@@ -296,10 +399,12 @@ bool registry_see_new(struct libssl *lib, SSL_CTX *ctx)
 struct slot *registry_slot(struct libssl *lib, X509 *x)
 {
 	struct note *note = NULL;
+	struct slot *slot;
 
 	if (lib->x509_index >= 0)
 		note = lib->crypto.X509_get_ex_data(x, lib->x509_index);
-	if (note && atomic_load(&note->seen))
-		return atomic_load(&note->slot);
+	slot = note ? noted_slot(note) : NULL;
+	if (slot || (note && atomic_load(&note->seen) && !atomic_load(&note->slot)))
+		return slot;
 	return register_certificate(lib, x);
 }

@@ -25,8 +25,8 @@ int registry_see_ssl(struct libssl *lib, SSL *ssl, int result);
 bool registry_see_new(struct libssl *lib, SSL_CTX *ctx);
 
 /*
- * The slot of a certificate that a handshake presents, registering it if no hook has seen it. NULL
- * if it is not to be stapled. Inside a visit (host.h).
+ * The slot of a certificate that a handshake presents, registering it if no hook has seen it,
+ * pinned (cache.h). NULL if it is not to be stapled. Inside a visit (host.h).
  */
 struct slot *registry_slot(struct libssl *lib, X509 *x);
 
@@ -36,5 +36,8 @@ struct slot *registry_slot(struct libssl *lib, X509 *x);
  * and the like, as far as it is in memory. Changes nothing in them. Inside a visit.
  */
 void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const struct slot *slot, X509 *x);
+
+/* True if this process has a certificate of the slot's loaded that a hook has seen. Any thread. */
+bool registry_is_loaded(const struct slot *slot);
 
 #endif

@@ -64,7 +64,7 @@ static void look(const struct supply *supply, struct slot *slot)
 {
 	int64_t now = clock_steady();
 
-	if (now - atomic_load(&slot->looked) < LOOK_INTERVAL)
+	if (!host_is_itself() || now - atomic_load(&slot->looked) < LOOK_INTERVAL)
 		return;
 	atomic_store(&slot->looked, now);
 	supply_from_ready(supply, slot, false);
@@ -114,15 +114,11 @@ static void seek_issuer(struct libssl *lib, SSL *ssl, struct slot *slot, X509 *x
 }
 
 /* True if a response now hangs on the connection. */
-static bool staple(struct libssl *lib, SSL *ssl)
+static bool staple_from(struct libssl *lib, SSL *ssl, struct slot *slot, X509 *x)
 {
-	X509 *x = lib->SSL_get_certificate(ssl);
-	struct slot *slot = x ? registry_slot(lib, x) : NULL;
 	unsigned char *response;
 	size_t size;
 
-	if (!slot)
-		return false;
 	seek_issuer(lib, ssl, slot, x);
 	refresh(lib, slot);
 	if (cache_usable_until(slot) == 0)
@@ -137,6 +133,19 @@ static bool staple(struct libssl *lib, SSL *ssl)
 	}
 	lib->crypto.CRYPTO_free(response, __FILE__, __LINE__);
 	return false;
+}
+
+static bool staple(struct libssl *lib, SSL *ssl)
+{
+	X509 *x = lib->SSL_get_certificate(ssl);
+	struct slot *slot = x ? registry_slot(lib, x) : NULL;
+	bool stapled;
+
+	if (!slot)
+		return false;
+	stapled = staple_from(lib, ssl, slot, x);
+	cache_unpin(slot);
+	return stapled;
 }
 
 /* OK is also what a host returns that has nothing to staple; libssl then sends nothing. */

@@ -11,10 +11,12 @@
  *                                   cleanup US          loads, sleeps, calls OPENSSL_cleanup
  *                                   thread COUNT MS     shakes hands in COUNT threads for MS
  *                                   sockets MS          after MS, what does a child inherit?
- *                                   capset MS           drops all capabilities by capset; after
- *                                                       MS, what does each thread hold?
- *                                   traces              what a host can see of the shim
- *                                   callback            its own status callback and the getters
+ *                                   capset MS           drops all capabilities by capset, sets
+ * no-new-privs; after MS, what does each thread hold? reload DIR COUNT    loads DIR/0.pem,
+ * DIR/1.pem, … in the place of each other, and shakes hands with each swap FILE MS        loads
+ * FILE, takes the own chain in its place bereave FILE MS     a child that has loaded FILE is killed
+ * traces              what a host can see of the shim callback            its own status callback
+ * and the getters
  *
  * Prints what it counted; the exit status is 0 unless something was wrong.
  */
@@ -31,6 +33,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -293,7 +296,8 @@ static void print_effective(const char *thread)
 	snprintf(path, sizeof(path), "/proc/self/task/%s/status", thread);
 	status = fopen(path, "r");
 	while (status && fgets(line, sizeof(line), status))
-		if (strncmp(line, "CapEff:", 7) == 0 || strncmp(line, "CapPrm:", 7) == 0)
+		if (strncmp(line, "CapEff:", 7) == 0 || strncmp(line, "CapPrm:", 7) == 0 ||
+			strncmp(line, "NoNewPrivs:", 11) == 0)
 			fputs(line, stdout);
 	if (status)
 		fclose(status);
@@ -308,7 +312,7 @@ static int run_capset(char **arguments)
 	DIR *threads;
 
 	usleep(parse_number(arguments[0]) * 1000);
-	if (syscall(SYS_capset, &header, none) != 0)
+	if (syscall(SYS_capset, &header, none) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		fail("capset");
 	usleep(parse_number(arguments[0]) * 1000);
 	threads = opendir("/proc/self/task");
@@ -358,6 +362,98 @@ static int run_thread(char **arguments)
 	SSL_CTX_free(work.ctx);
 	printf("%ld handshakes, %ld stapled\n", atomic_load(&work.handshakes),
 		atomic_load(&work.stapled));
+	return 0;
+}
+
+static SSL_CTX *make_server_of(const char *file)
+{
+	const char *own = chain_file;
+	SSL_CTX *ctx;
+
+	chain_file = file;
+	ctx = make_server();
+	chain_file = own;
+	return ctx;
+}
+
+static long resident_kilobytes(void)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	char line[256];
+	long size = 0, part;
+
+	/* RssShmem is where the cache is. */
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "VmRSS: %ld", &part) == 1)
+			size += part;
+	if (status)
+		fclose(status);
+	return size;
+}
+
+static int run_reload(char **arguments)
+{
+	unsigned count = parse_number(arguments[1]), stapled = 0;
+	long early = 0;
+	SSL_CTX *ctx = NULL;
+
+	for (unsigned i = 0; i < count; i++) {
+		char file[4096];
+		SSL_CTX *next;
+
+		snprintf(file, sizeof(file), "%s/%u.pem", arguments[0], i);
+		next = make_server_of(file);
+		SSL_CTX_free(ctx);
+		ctx = next;
+		stapled += shake_hands(ctx) > 0;
+		if (i == count / 4)
+			early = resident_kilobytes();
+	}
+	printf("%u stapled, %ld KiB more, %u sockets\n", stapled, resident_kilobytes() - early,
+		count_sockets());
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
+/* Nobody shakes hands with what is kept. */
+static int run_swap(char **arguments)
+{
+	SSL_CTX *old = make_server_of(arguments[0]);
+	SSL_CTX *ctx = make_server();
+
+	SSL_CTX_free(old);
+	usleep(parse_number(arguments[1]) * 1000);
+	printf("%d stapled\n", shake_hands(ctx) > 0);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static int run_bereave(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+	int ready[2];
+	pid_t child;
+	char byte;
+
+	if (pipe(ready) != 0)
+		fail("pipe");
+	child = fork();
+	if (child == 0) {
+		SSL_CTX *own = make_server_of(arguments[0]);
+
+		byte = shake_hands(own) > 0;
+		if (write(ready[1], &byte, 1) != 1)
+			fail("write");
+		for (;;)
+			pause();
+	}
+	if (read(ready[0], &byte, 1) != 1)
+		fail("read");
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	usleep(parse_number(arguments[1]) * 1000);
+	printf("%d stapled, %d stapled\n", byte, shake_hands(ctx) > 0);
+	SSL_CTX_free(ctx);
 	return 0;
 }
 
@@ -491,6 +587,9 @@ static const struct {
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
 	{"capset", 1, run_capset},
+	{"reload", 2, run_reload},
+	{"swap", 2, run_swap},
+	{"bereave", 2, run_bereave},
 	{"traces", 0, run_traces},
 	{"callback", 0, run_callback},
 };

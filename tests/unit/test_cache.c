@@ -666,6 +666,274 @@ static void test_the_leader_is_woken_by_news_of_any_process(void)
 	cache_destroy(cache);
 }
 
+static void release(struct cache *cache, struct slot *slot)
+{
+	cache_release(cache, slot, atomic_load(&slot->generation));
+	cache_unpin(slot);
+}
+
+static void test_slots_of_released_certificates_are_used_again(void)
+{
+	struct cache *cache = make_cache();
+	struct slot *kept = add_number(cache, 1000000);
+	struct slot *first = add_number(cache, 0);
+	uint32_t generation = atomic_load(&first->generation);
+	unsigned char out[16];
+	unsigned broken = 0;
+
+	CHECK(publish(cache, kept, "kept", 4));
+	CHECK(publish(cache, first, "first", 5));
+	release(cache, first);
+	/* More than there is room for, one after the other. */
+	for (unsigned i = 1; i < 40000; i++) {
+		struct slot *slot = add_number(cache, i);
+
+		broken += !slot_is_whole(slot) || find_number(cache, i) != slot ||
+			  cache_read(slot, 0, out, sizeof(out)) != 0 || slot->due != 0 ||
+			  slot->state != SLOT_PENDING;
+		if (!slot)
+			break;
+		broken += !publish(cache, slot, &i, sizeof(i)) ||
+			  cache_read(slot, 0, out, sizeof(out)) != sizeof(i) ||
+			  memcmp(out, &i, sizeof(i)) != 0;
+		cache_unpin(slot); /* find_number's */
+		release(cache, slot);
+	}
+	CHECK_EQ(broken, 0);
+	CHECK(cache_slot_count(cache) < 1000);
+	/* Who holds on to the first finds that it is another's; who did not let go keeps his. */
+	CHECK(!cache_pin(first, generation));
+	CHECK(slot_is_whole(first));
+	CHECK(!find_number(cache, 0));
+	CHECK(find_number(cache, 1000000) == kept);
+	CHECK_EQ(cache_read(kept, 0, out, sizeof(out)), 4);
+	cache_destroy(cache);
+}
+
+static void test_a_slot_is_not_used_again_while_it_is_pinned_or_claimed(void)
+{
+	struct cache *cache = make_cache();
+	struct slot *pinned = add_number(cache, 1), *claimed = add_number(cache, 2);
+	struct slot *both = add_number(cache, 3);
+	uint32_t generation = atomic_load(&pinned->generation);
+
+	cache_release(cache, pinned, generation);
+	release(cache, claimed);
+	release(cache, both);
+	CHECK(cache_touch(claimed, clock_steady()));
+	cache_claim(cache, claimed, clock_steady());
+	CHECK(!cache_touch(claimed, clock_steady()));
+	for (unsigned i = 10; i < 2000; i++)
+		release(cache, add_number(cache, i));
+	CHECK(slot_is_whole(pinned) && find_number(cache, 1) == pinned);
+	CHECK(slot_is_whole(claimed) && find_number(cache, 2) == claimed);
+	CHECK(!find_number(cache, 3));
+	cache_destroy(cache);
+}
+
+static void test_a_certificate_is_wanted_while_a_process_that_lives_has_it(void)
+{
+	enum { LIFE = 4 }; /* seconds */
+	struct bytes response = {(const unsigned char *)"response", 8};
+	struct cache *cache = make_cache();
+	int64_t now = clock_steady(), wall = clock_wall() / 1000;
+	struct slot *slot = add_number(cache, 1), *orphan;
+	pid_t child = fork();
+
+	if (child == 0) {
+		unsigned char der[100];
+		struct certificate certificate = make_certificate(2, der, sizeof(der));
+
+		_exit(cache_add(cache, &certificate, "http://ocsp.example/", now) ? 0 : 1);
+	}
+	CHECK_EQ(waitpid(child, NULL, 0), child);
+	orphan = find_number(cache, 2);
+	CHECK(orphan && orphan->witness == child);
+	for (unsigned i = 0; i < 2; i++)
+		CHECK_EQ(cache_publish(cache, i ? orphan : slot, response, wall, wall + LIFE, wall),
+			CACHE_DONE);
+	/* A year on, this process still lives. */
+	CHECK(cache_is_wanted(cache, slot, now + 31536000000));
+	CHECK(cache_is_wanted(cache, orphan, now + LIFE * 1000));
+	CHECK(!cache_is_wanted(cache, orphan, now + LIFE * 1000 + 1));
+	CHECK_EQ(orphan->witness, 0);
+	/* A handshake of somebody who has it still. */
+	cache_touch(orphan, now + LIFE * 1000);
+	CHECK(cache_is_wanted(cache, orphan, now + 2 * LIFE * 1000));
+	CHECK(!cache_is_wanted(cache, orphan, now + 2 * LIFE * 1000 + 1));
+	cache_release(cache, slot, atomic_load(&slot->generation));
+	CHECK(cache_is_wanted(cache, slot, clock_steady()));
+	CHECK(!cache_is_wanted(cache, slot, clock_steady() + LIFE * 1000 + 1));
+	cache_destroy(cache);
+}
+
+static void test_a_certificate_that_comes_back_is_due_at_once(void)
+{
+	struct bytes response = {(const unsigned char *)"response", 8};
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+	int64_t wall = clock_wall() / 1000;
+
+	CHECK_EQ(cache_publish(cache, slot, response, wall, wall + 100, wall), CACHE_DONE);
+	release(cache, slot);
+	slot->due = SLOT_NEVER;
+	/* What it still has can be stapled until there is a new one. */
+	CHECK(add_number(cache, 1) == slot);
+	CHECK_EQ(slot->due, 0);
+	CHECK_EQ(slot->state, SLOT_GOOD);
+	CHECK_EQ(cache_usable_until(slot), wall + 100);
+	/* Too late for that: then it is as if new. */
+	CHECK_EQ(cache_publish(cache, slot, response, wall, wall - 1, wall), CACHE_DONE);
+	release(cache, slot);
+	slot->due = SLOT_NEVER;
+	CHECK(add_number(cache, 1) == slot);
+	CHECK_EQ(slot->due, 0);
+	CHECK_EQ(slot->state, SLOT_PENDING);
+	CHECK_EQ(slot->registered, 1001);
+	CHECK_EQ(cache_usable_until(slot), 0);
+	CHECK_EQ(cache_slot_count(cache), 1);
+	cache_destroy(cache);
+}
+
+static void test_the_room_of_dead_processes_is_used_when_there_is_no_other(void)
+{
+	struct cache *cache = make_cache();
+	pid_t child = fork();
+	unsigned count = 0;
+
+	if (child == 0) {
+		while (add_number(cache, count))
+			count++;
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(child, NULL, 0), child);
+	/* All are pinned by the dead: that is for ever, and they are still what they were. */
+	count = (unsigned)cache_slot_count(cache);
+	CHECK(!add_number(cache, count));
+	for (unsigned i = 0; i < count; i++)
+		cache_unpin(cache_slot(cache, i));
+	for (unsigned i = 0; i < 100; i++)
+		CHECK(slot_is_whole(add_number(cache, count + i)));
+	CHECK_EQ(cache_slot_count(cache), count);
+	cache_destroy(cache);
+}
+
+/* Certificates come and go; what is read of one is never another's. */
+struct traffic {
+	struct cache *cache;
+	struct shared *shared;
+	pthread_t thread;
+};
+
+enum { NUMBERS = 600, ROUNDS = 30000 };
+
+static void *find_and_read(void *argument)
+{
+	const struct traffic *traffic = argument;
+	struct shared *shared = traffic->shared;
+	uint32_t state = (uint32_t)(uintptr_t)argument | 1;
+
+	atomic_fetch_add(&shared->reading, 1);
+	while (!atomic_load(&shared->done)) {
+		unsigned number, response[4];
+		struct slot *slot;
+		size_t size;
+
+		state = state * 1664525U + 1013904223U;
+		number = (state >> 16) % NUMBERS;
+		slot = find_number(traffic->cache, number);
+		if (!slot)
+			continue;
+		atomic_fetch_add(&shared->reads, 1);
+		size = cache_read(slot, 0, response, sizeof(response));
+		if (!slot_is_whole(slot) || slot->key[0] != (unsigned char)number ||
+			(size > 0 && response[0] != number))
+			atomic_fetch_add(&shared->torn, 1);
+		cache_touch(slot, (int64_t)state);
+		cache_unpin(slot);
+	}
+	return NULL;
+}
+
+static void come_and_go(const struct traffic *traffic, unsigned rounds)
+{
+	for (unsigned i = 0; i < rounds; i++) {
+		unsigned number = i * 7 % NUMBERS;
+		struct slot *slot = add_number(traffic->cache, number);
+
+		if (!slot || !publish(traffic->cache, slot, &number, sizeof(number)))
+			atomic_fetch_add(&traffic->shared->missed, 1);
+		if (slot)
+			release(traffic->cache, slot);
+	}
+}
+
+static void test_nobody_reads_another_certificates_response(void)
+{
+	struct cache *cache = make_cache();
+	struct shared *shared = map_shared();
+	struct traffic traffic[READERS];
+	pid_t child;
+	int status;
+
+	for (size_t i = 0; i < READERS; i++)
+		traffic[i] = (struct traffic){cache, shared, 0};
+	child = fork();
+	if (child == 0) {
+		find_and_read(&traffic[0]);
+		_exit(0);
+	}
+	for (size_t i = 0; i < READERS; i++)
+		CHECK_EQ(pthread_create(&traffic[i].thread, NULL, find_and_read, &traffic[i]), 0);
+	while (atomic_load(&shared->reading) < READERS + 1)
+		sched_yield();
+	come_and_go(&traffic[0], ROUNDS);
+	atomic_store(&shared->done, true);
+	for (size_t i = 0; i < READERS; i++)
+		CHECK_EQ(pthread_join(traffic[i].thread, NULL), 0);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK_EQ(status, 0);
+	CHECK(atomic_load(&shared->reads) > READERS);
+	CHECK_EQ(atomic_load(&shared->torn), 0);
+	CHECK_EQ(atomic_load(&shared->missed), 0);
+	CHECK(cache_slot_count(cache) < NUMBERS);
+	munmap(shared, sizeof(*shared));
+	cache_destroy(cache);
+}
+
+static void test_who_is_killed_while_certificates_come_and_go_spoils_nothing(void)
+{
+	struct cache *cache = make_cache();
+	struct shared *shared = map_shared();
+	struct traffic traffic = {cache, shared, 0};
+	unsigned broken = 0;
+
+	come_and_go(&traffic, NUMBERS);
+	for (unsigned i = 0; i < KILLS; i++) {
+		pid_t child = fork();
+
+		if (child == 0)
+			for (;;)
+				come_and_go(&traffic, NUMBERS);
+		usleep(i * 37 % 2000);
+		end_child(child);
+		for (unsigned number = 0; number < NUMBERS; number++) {
+			struct slot *slot = find_number(cache, number);
+
+			if (!slot)
+				continue;
+			broken += !slot_is_whole(slot) || slot->key[0] != (unsigned char)number;
+			cache_unpin(slot);
+		}
+	}
+	CHECK_EQ(broken, 0);
+	atomic_store(&shared->missed, 0);
+	come_and_go(&traffic, 2 * NUMBERS);
+	CHECK_EQ(atomic_load(&shared->missed), 0);
+	munmap(shared, sizeof(*shared));
+	cache_destroy(cache);
+}
+
 int main(void)
 {
 	test_a_certificate_has_one_slot();
@@ -677,7 +945,13 @@ int main(void)
 	test_whoever_waits_for_an_answer_is_woken_by_it();
 	test_the_wait_for_an_answer_ends();
 	test_the_leader_is_woken_by_news_of_any_process();
+	test_slots_of_released_certificates_are_used_again();
+	test_a_slot_is_not_used_again_while_it_is_pinned_or_claimed();
+	test_a_certificate_is_wanted_while_a_process_that_lives_has_it();
+	test_a_certificate_that_comes_back_is_due_at_once();
+	test_the_room_of_dead_processes_is_used_when_there_is_no_other();
 	if (kernel_knows_robust_mutexes()) {
+		test_who_is_killed_while_certificates_come_and_go_spoils_nothing();
 		test_a_writer_killed_at_any_moment_leaves_a_whole_response();
 		test_who_is_killed_while_adding_locks_nobody_out();
 		test_the_standby_leads_when_the_leader_is_killed();
@@ -686,6 +960,7 @@ int main(void)
 		puts("no robust mutexes (qemu-user?): what needs them is left out");
 	}
 	/* Last: a process that had threads is one in which fork is less sure. */
+	test_nobody_reads_another_certificates_response();
 	test_no_reader_sees_a_torn_response();
 	return check_result();
 }
