@@ -361,6 +361,20 @@ static void step_flights(struct loop *loop)
 	connections_sweep(loop->tools.connections, is_backed_up, now);
 }
 
+/* True if something was read. */
+static bool look_at(const struct loop *loop, struct slot *slot, bool is_stored)
+{
+	bool did;
+
+	if (!cache_pin(slot, atomic_load(&slot->generation)))
+		return false;
+	did = supply_take_ready(loop->supply, slot);
+	if (is_stored && supply_from_store(loop->supply, slot, false))
+		did = true;
+	cache_unpin(slot);
+	return did;
+}
+
 /*
  * What unrelated processes store, and who keeps ready-made responses replaces, is taken within a
  * second also when nothing is due: it may say revoked. If all is as it was, that costs a stat for
@@ -377,15 +391,10 @@ static void look_around(struct loop *loop)
 	while (supply_look_ready(supply))
 		pause_work(loop);
 	is_stored = store_has_changed(supply->store, &loop->store_seen);
-	for (size_t i = 0; i < count; i++) {
-		struct slot *slot = cache_slot(supply->cache, i);
-		bool did = supply_take_ready(supply, slot);
-
-		if (is_stored && supply_from_store(supply, slot, false))
-			did = true;
-		if (did || i % LOOK_STEP == LOOK_STEP - 1)
+	for (size_t i = 0; i < count; i++)
+		if (look_at(loop, cache_slot(supply->cache, i), is_stored) ||
+			i % LOOK_STEP == LOOK_STEP - 1)
 			pause_work(loop);
-	}
 	loop->next_look = clock_steady() + LOOK_INTERVAL;
 }
 
