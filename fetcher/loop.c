@@ -109,7 +109,7 @@ static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lo
 	}
 	/* Once more: it may have come between the look and the lock. */
 	supply_from_store(supply, slot, false);
-	if (supply_is_due(supply, slot))
+	if (supply_is_due(supply, slot) && (lock->number >= 0 || !supply_yields(supply, slot)))
 		return true;
 	store_unlock(lock);
 	return false;

@@ -29,6 +29,13 @@ int64_t schedule_refresh(int64_t now, int64_t this_update, int64_t usable_until,
 	return larger(now + SCHEDULE_LEAST, start + span / 2 + part_of(span / 10, draw));
 }
 
+int64_t schedule_yield(int64_t now, int64_t usable_until, double draw)
+{
+	int64_t span = usable_until - now;
+
+	return larger(now + SCHEDULE_LEAST, now + span / 3 + part_of(span / 10, draw));
+}
+
 int64_t schedule_retry(int64_t now, unsigned failures, int64_t usable_until, double draw)
 {
 	int64_t most = RETRY_FIRST;

@@ -21,6 +21,13 @@ enum { SCHEDULE_LEAST = 1000 };
 int64_t schedule_refresh(int64_t now, int64_t this_update, int64_t usable_until, double draw);
 
 /*
+ * When a process that could not tell others what it got asks all the same, if those who can have
+ * not refreshed by then what ends at usable_until: after a third of what is left of it, plus jitter
+ * of up to a tenth. Never sooner than SCHEDULE_LEAST from now.
+ */
+int64_t schedule_yield(int64_t now, int64_t usable_until, double draw);
+
+/*
  * How long to wait after the failures-th failure in a row (1 is the first): exponential from one
  * second, with full jitter over the upper half, at most an hour; and while a response is held that
  * ends at usable_until (0: none is), never past the half of what is left of it.

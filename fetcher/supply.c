@@ -139,6 +139,22 @@ void supply_postpone(struct slot *slot)
 	atomic_store(&slot->due, clock_wall() + (first ? POSTPONED_FIRST : POSTPONED));
 }
 
+bool supply_yields(const struct supply *supply, struct slot *slot)
+{
+	int64_t usable_until = cache_usable_until(slot) * 1000;
+	int64_t this_update = atomic_load(&slot->this_update);
+	int64_t now = clock_wall();
+	int64_t later = schedule_yield(now, usable_until, draw_jitter());
+
+	/* Where nothing is stored, there is nobody to yield to. */
+	if (later >= usable_until || atomic_load(&slot->yielded) == this_update ||
+		store_look(supply->store, slot->key) == 0)
+		return false;
+	atomic_store(&slot->yielded, this_update);
+	atomic_store(&slot->due, later);
+	return true;
+}
+
 /*
  * Issuers
  */

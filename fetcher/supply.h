@@ -110,4 +110,11 @@ void supply_failure(const struct supply *supply, struct slot *slot, enum slot_st
 /* Another process is asking: look again soon. */
 void supply_postpone(struct slot *slot);
 
+/*
+ * For a process that may read the store but not write to it, and so could not spare others the same
+ * request: it lets those who can go first. True, once for each response, if what is held lives long
+ * enough for that; it is then due again later.
+ */
+bool supply_yields(const struct supply *supply, struct slot *slot);
+
 #endif

@@ -14,6 +14,35 @@ import responder as responder_module
 import servers
 
 
+@pytest.fixture
+def figure(record_property):
+    """Takes what a test has counted, a name and a value, to be printed at the end of all tests."""
+
+    def take(name, value):
+        record_property("figure", f"{name}: {value}")
+        print(f"{name}: {value}", flush=True)  # long runs are watched (pytest -s)
+
+    return take
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [
+        report
+        for kind in ("passed", "failed")
+        for report in terminalreporter.getreports(kind)
+        if report.when == "call"
+    ]
+    lines = [
+        f"{report.nodeid.partition('::')[2]}: {text}"
+        for report in reports
+        for name, text in report.user_properties
+        if name == "figure"
+    ]
+    if lines:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(lines))
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
     """An intermediate with an RSA key under an EC root."""
@@ -115,6 +144,27 @@ def python_server(_starter):
 @pytest.fixture
 def late_chain_server(_starter):
     return _starter(servers.LateChainServer)
+
+
+@pytest.fixture
+def daemon(shim):
+    """Starts a daemon in a directory that other users than root can reach."""
+    numbers = itertools.count(1)
+    root = pathlib.Path(tempfile.mkdtemp(prefix="daemon-"))
+    root.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+
+        def start(kind, leaf, with_shim=True, **options):
+            if not shutil.which(kind.program, path=servers.PLAIN_ENVIRONMENT["PATH"]):
+                pytest.fail(f"{kind.program} is missing: scripts/deps test installs it")
+            directory = root / str(next(numbers))
+            directory.mkdir()
+            shim_or_none = shim if with_shim else None
+            return stack.enter_context(kind(directory, shim_or_none, leaf, **options))
+
+        start.directory = root
+        yield start
 
 
 @pytest.fixture

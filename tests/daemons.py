@@ -416,6 +416,7 @@ class Postfix(Daemon):
         request=b"QUIT\r\n",
     )
     log_files = ("mail.log",)
+    jail = "y"
 
     def configure(self):
         queue, conf = self.directory / "queue", self.directory / "etc"
@@ -432,7 +433,7 @@ class Postfix(Daemon):
             f"import_environment = MAIL_CONFIG {names}\n"
         )
         (conf / "master.cf").write_text(
-            f"127.0.0.1:{self.port} inet n - y - - smtpd\n"
+            f"127.0.0.1:{self.port} inet n - {self.jail} - - smtpd\n"
             "pickup unix n - y 60 1 pickup\ncleanup unix n - y - 0 cleanup\n"
             "qmgr unix n - n 300 1 qmgr\nrewrite unix - - y - - trivial-rewrite\n"
             "tlsmgr unix - - y 1000? 1 tlsmgr\nanvil unix - - y - 1 anvil\n"
@@ -441,6 +442,45 @@ class Postfix(Daemon):
 
     def command(self):
         return ["postfix", "-c", str(self.directory / "etc"), "start-fg"]
+
+
+class PostfixWithStore(Postfix):
+    """Its smtpd is not chrooted, and so reads the store; but it is not root, and cannot write."""
+
+    jail = "n"
+    has_store = True
+
+
+class DovecotWithStore(Daemon):
+    """Not chrooted, as it would be by default; but not root, and with no process more than one."""
+
+    program = "dovecot"
+    keeps_cache = False
+    shares_cache = False
+    has_store = False  # nobody of it could write there
+    talk = Talk(request=b"a LOGOUT\r\n")
+    log_files = ("mail.log",)
+
+    def configure(self):
+        names = " ".join(
+            f"{name}={value}" if " " not in value else f'"{name}={value}"'
+            for name, value in self.environment().items()
+            if name not in ("PATH", "HOME")
+        )
+        self.write(
+            "dovecot.conf",
+            f"base_dir = {self.directory}/run\nstate_dir = {self.directory}/state\n"
+            f"log_path = {self.directory}/mail.log\nprotocols = imap\nlisten = 127.0.0.1\n"
+            f"ssl = required\nssl_cert = <{self.certificate}\nssl_key = <{self.key}\n"
+            "passdb {\n driver = static\n args = nopassword=y\n}\n"
+            "userdb {\n driver = static\n args = uid=mail gid=mail home=/tmp\n}\n"
+            "service imap-login {\n chroot =\n inet_listener imap {\n  port = 0\n }\n"
+            f" inet_listener imaps {{\n  port = {self.port}\n  ssl = yes\n }}\n}}\n"
+            f"import_environment = TZ {names}\n",
+        )
+
+    def command(self):
+        return ["dovecot", "-F", "-c", str(self.directory / "dovecot.conf")]
 
 
 class Gunicorn(Daemon):

@@ -6,6 +6,14 @@ import random
 import socket
 import time
 
+# Set by scripts/endurance: the numbers that take minutes, or an hour, instead of seconds.
+ENDURANCE = bool(os.environ.get("OCSPRELOAD_ENDURANCE"))
+
+
+def scaled(number, full):
+    """How often, or how long: in every run of the tests, and in those for endurance."""
+    return full if ENDURANCE else number
+
 
 def wait_until(predicate, timeout=20, interval=0.02, what=None):
     """Returns the first true value of predicate(); fails when there is none in time."""

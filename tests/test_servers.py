@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Debian's servers, as Debian runs them."""
 
-import contextlib
-import itertools
-import pathlib
 import shutil
-import tempfile
 
 import daemons
 import pytest
 import responder as r
 from client import assert_strict
 from conftest import needs_root, plain_build_only
-from servers import PLAIN_ENVIRONMENT, is_alive, tree
+from servers import is_alive, tree
 from support import wait_until
 
 pytestmark = [needs_root, plain_build_only]
@@ -38,27 +34,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 every_kind_that_reloads = pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind.reload_signal], ids=lambda kind: kind.__name__.lower()
 )
-
-
-@pytest.fixture
-def daemon(shim):
-    """Starts a daemon in a directory that other users than root can reach."""
-    numbers = itertools.count(1)
-    root = pathlib.Path(tempfile.mkdtemp(prefix="daemon-"))
-    root.chmod(0o755)
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, root, ignore_errors=True)
-
-        def start(kind, leaf, with_shim=True, **options):
-            if not shutil.which(kind.program, path=PLAIN_ENVIRONMENT["PATH"]):
-                pytest.fail(f"{kind.program} is missing: scripts/deps test installs it")
-            directory = root / str(next(numbers))
-            directory.mkdir()
-            shim_or_none = shim if with_shim else None
-            return stack.enter_context(kind(directory, shim_or_none, leaf, **options))
-
-        start.directory = root
-        yield start
 
 
 @every_kind

@@ -50,6 +50,15 @@ static void test_refresh(void)
 			fprintf(stderr, "  in case %zu\n", i);
 }
 
+static void test_yield(void)
+{
+	CHECK_EQ(schedule_yield(origin, origin + 60 * HOUR, 0), origin + 20 * HOUR);
+	CHECK_EQ(schedule_yield(origin, origin + 60 * HOUR, 0.5), origin + 23 * HOUR);
+	/* Never sooner than a second from now: the caller sees that it is too late to yield. */
+	CHECK_EQ(schedule_yield(origin, origin + 900, 0.5), origin + 1000);
+	CHECK_EQ(schedule_yield(origin, origin - HOUR, 0.5), origin + 1000);
+}
+
 /* Whatever is drawn and whenever it came: refreshed before the end, with time to try again. */
 static void test_refresh_comes_before_the_end(void)
 {
@@ -126,6 +135,7 @@ static void test_retry_stays_in_its_bounds(void)
 int main(void)
 {
 	test_refresh();
+	test_yield();
 	test_refresh_comes_before_the_end();
 	test_retry();
 	test_retry_stays_in_its_bounds();
