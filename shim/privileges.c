@@ -38,7 +38,10 @@ void privileges_follow(void)
 	if (!get_capabilities(0, own) || !get_capabilities(getpid(), leads))
 		goto out;
 	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
-		differs |= lower(&own[i].effective, leads[i].effective);
+		/* Not to what is effective there: a host that becomes another user for a while, and
+		 * root again, does so in all threads, the main one last. What its effective set was
+		 * a moment before would take away here what the next setgid needs. */
+		differs |= lower(&own[i].effective, leads[i].permitted);
 		differs |= lower(&own[i].permitted, leads[i].permitted);
 		differs |= lower(&own[i].inheritable, leads[i].inheritable);
 	}
