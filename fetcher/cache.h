@@ -109,6 +109,7 @@ struct slot {
 	 * anybody. */
 	_Atomic uint32_t state;        /* enum slot_state */
 	_Atomic uint32_t issuers_seen; /* cache_issuer_count at the last search for an issuer */
+	_Atomic uint32_t files_seen;   /* the same and 1, at the last that went beyond the pool */
 	_Atomic uint32_t current;      /* 0: nothing held; n: response[n - 1] */
 	struct slot_response response[2];
 

@@ -186,6 +186,8 @@ static void begin_pinned(struct loop *loop, struct slot *slot, struct flight *fl
 		supply_postpone(slot);
 		return;
 	}
+	if (supply_waits_for_chain(loop->supply, slot))
+		return;
 	issuer = supply_issuer(loop->supply, slot);
 	if (!issuer)
 		issuer = begin_download(loop, slot, flight);

@@ -13,7 +13,9 @@
 #include <sys/random.h>
 
 enum {
-	/* The chain is loaded within moments of the certificate, if at all. */
+	/* The chain is loaded within moments of the certificate, if at all: often from inside the
+	 * same call. Before that, to read the system's store is 50 ms of computing for nothing. */
+	CHAIN_MOMENT = 100,
 	CHAIN_GRACE = 5000,
 	/* While another process asks: for a first answer, which somebody may wait for, and else. */
 	POSTPONED_FIRST = 100,
@@ -299,7 +301,7 @@ static const struct issuer_entry *find_issuer(
 static bool was_searched_for(const struct slot *slot, uint32_t count)
 {
 	return atomic_load(&slot->state) == SLOT_PENDING && atomic_load(&slot->due) != 0 &&
-	       atomic_load(&slot->issuers_seen) == count;
+	       atomic_load(&slot->files_seen) == count + 1;
 }
 
 /* The pool has grown since the last search: what came may last longer than what there was. */
@@ -323,7 +325,20 @@ const struct issuer_entry *supply_issuer(const struct supply *supply, struct slo
 	choose_again(supply, slot, count);
 	issuer = find_issuer(supply, slot, !was_searched_for(slot, count));
 	atomic_store(&slot->issuers_seen, count);
+	atomic_store(&slot->files_seen, count + 1);
 	return issuer;
+}
+
+bool supply_waits_for_chain(const struct supply *supply, struct slot *slot)
+{
+	int64_t left = slot->registered + CHAIN_MOMENT - clock_steady();
+	uint32_t count = cache_issuer_count(supply->cache);
+
+	if (left <= 0 || find_issuer(supply, slot, false))
+		return false;
+	atomic_store(&slot->due, clock_wall() + left);
+	atomic_store(&slot->issuers_seen, count);
+	return true;
 }
 
 bool supply_issuer_in_chain(const struct supply *supply, struct slot *slot)

@@ -44,6 +44,12 @@ int64_t supply_due(const struct supply *supply, const struct slot *slot);
  */
 const struct issuer_entry *supply_issuer(const struct supply *supply, struct slot *slot);
 
+/*
+ * True, and due again later, while the certificate is so young that its chain may be on its way: to
+ * look for its issuer elsewhere would be too early.
+ */
+bool supply_waits_for_chain(const struct supply *supply, struct slot *slot);
+
 /* While it is downloaded: true if the chain has come after all. */
 bool supply_issuer_in_chain(const struct supply *supply, struct slot *slot);
 
