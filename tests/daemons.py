@@ -5,16 +5,18 @@ and pid files in a directory of the test.
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import shutil
 import signal
 import socketserver
 import subprocess
+import sys
 import threading
 
 from client import Talk, handshake
-from servers import PLAIN_ENVIRONMENT, Server, end_tree, send_signal
+from servers import HERE, PLAIN_ENVIRONMENT, Server, end_tree, send_signal
 from support import wait_until
 
 TROUBLE = re.compile(
@@ -125,6 +127,31 @@ class Daemon(Server):
             for line in lines
             if TROUBLE.search(line) and not CLIENT.search(line)
         }
+
+
+class Nginx(Daemon):
+    """One site as it is; what is special about nginx is tested with servers.Nginx."""
+
+    program = "nginx"
+    pid_file = "nginx.pid"
+
+    def configure(self):
+        paths = "".join(
+            f"{name}_temp_path {self.directory}/{name};"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        self.write(
+            "nginx.conf",
+            f"user www-data;\nworker_processes 4;\npid {self.directory}/nginx.pid;\n"
+            f"events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n{paths}\n"
+            "ssl_protocols TLSv1.2 TLSv1.3;\n"
+            f"server {{\nlisten 127.0.0.1:{self.port} ssl;\nssl_certificate {self.certificate};\n"
+            f"ssl_certificate_key {self.key};\nlocation / {{ return 200 hello; }}\n}}\n}}\n",
+        )
+
+    def command(self):
+        error_log = str(self.directory / "error.log")
+        return ["nginx", "-c", str(self.directory / "nginx.conf"), "-e", error_log]
 
 
 class Apache(Daemon):
@@ -303,6 +330,34 @@ class StunnelInJail(Stunnel):
     reload_signal = None
 
 
+class StunnelOfInetd(Stunnel):
+    """A process for each connection, that loads the certificate and stays root."""
+
+    pid_file = None
+    reload_signal = None
+    has_store = True
+    keeps_cache = False
+    shares_cache = False
+    exit_status = -signal.SIGTERM
+    log_files = ("run/stunnel.log",)
+
+    def configure(self):
+        super().configure()
+        self.write(
+            "stunnel.conf",
+            f"output = {self.directory}/run/stunnel.log\ndebug = notice\nsyslog = no\n"
+            f"connect = 127.0.0.1:{self._backend.server_address[1]}\n"
+            f"cert = {self.certificate}\nkey = {self.key}\n",
+        )
+
+    def renew(self, leaf):
+        Daemon.renew(self, leaf)
+
+    def command(self):
+        inetd = [sys.executable, str(HERE / "hosts" / "inetd.py"), str(self.port)]
+        return inetd + ["/usr/bin/stunnel4", str(self.directory / "stunnel.conf")]
+
+
 class Postgresql(Daemon):
     """A process for each connection."""
 
@@ -399,6 +454,40 @@ class Vsftpd(Daemon):
         return ["vsftpd", str(self.directory / "vsftpd.conf")]
 
 
+class Proftpd(Daemon):
+    """
+    Loads the certificate as root for each connection, has a status callback of its own, and closes
+    all descriptors when it starts. Its package does not go with vsftpd's: scripts/deps unpacks it.
+    """
+
+    _CACHE = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    ROOT = pathlib.Path(_CACHE) / "ocspreload" / "proftpd"
+    program = str(ROOT / "usr/sbin/proftpd")
+    has_store = False  # it is not root when the response comes
+    keeps_cache = False
+    shares_cache = False
+    exit_status = 0
+    talk = Vsftpd.talk
+    log_files = ("error.log", "tls.log")
+
+    def configure(self):
+        self.write(
+            "proftpd.conf",
+            f"ServerType standalone\nServerName test\nDefaultAddress 127.0.0.1\n"
+            f"Port {self.port}\nSocketBindTight on\nUseIPv6 off\n"
+            f"ModulePath {self.ROOT}/usr/lib/proftpd\nLoadModule mod_tls.c\n"
+            f"PidFile {self.directory}/proftpd.pid\nScoreboardFile {self.directory}/scores\n"
+            f"SystemLog {self.directory}/error.log\nWtmpLog off\nUser nobody\nGroup nogroup\n"
+            f"DelayTable {self.directory}/delay\nUseReverseDNS off\n"
+            f"TLSEngine on\nTLSLog {self.directory}/tls.log\nTLSProtocol TLSv1.2 TLSv1.3\n"
+            f"TLSRSACertificateFile {self.certificate}\nTLSRSACertificateKeyFile {self.key}\n"
+            f"TLSCertificateChainFile {self.chain}\n",
+        )
+
+    def command(self):
+        return [self.program, "-n", "-c", str(self.directory / "proftpd.conf")]
+
+
 class Postfix(Daemon):
     """smtpd is executed by the master when it is needed, and chroots itself."""
 
@@ -445,10 +534,9 @@ class Postfix(Daemon):
 
 
 class PostfixWithStore(Postfix):
-    """Its smtpd is not chrooted, and so reads the store; but it is not root, and cannot write."""
+    """Its smtpd is not chrooted, and reads the store as root; later it could not write there."""
 
     jail = "n"
-    has_store = True
 
 
 class DovecotWithStore(Daemon):

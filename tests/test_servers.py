@@ -20,11 +20,15 @@ KINDS = [
     daemons.ApacheEvent,
     daemons.Haproxy,
     daemons.Lighttpd,
+    daemons.Nginx,
     daemons.Stunnel,
     daemons.StunnelInJail,
+    daemons.StunnelOfInetd,
     daemons.Postgresql,
     daemons.Redis,
     daemons.Postfix,
+    daemons.PostfixWithStore,
+    daemons.Proftpd,
     daemons.Gunicorn,
     daemons.Mosquitto,
     daemons.Unbound,
@@ -117,6 +121,24 @@ def test_a_restart_while_the_responder_is_down_staples_at_once(
     responder.stop()
     assert_strict(daemon(kind, leaf, environment=environment).handshake().staple, leaf, tmp_path)
     assert responder.count(leaf) == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [daemons.Stunnel, daemons.PostfixWithStore, daemons.DovecotWithStore, daemons.Proftpd],
+    ids=lambda kind: kind.__name__.lower(),
+)
+def test_who_cannot_write_to_the_store_staples_at_once_what_another_put_there(
+    daemon, kind, issue, responder, tmp_path
+):
+    leaf = issue(kind="rsa")
+    store = daemon.directory / "store"
+    store.mkdir(mode=0o755)
+    environment = {"OCSPRELOAD_STORE": str(store)}
+    assert daemon(daemons.Nginx, leaf, environment=environment).handshake().stapled
+    wait_until(lambda: list(store.glob("*.der")))
+    responder.stop()
+    assert_strict(daemon(kind, leaf, environment=environment).handshake().staple, leaf, tmp_path)
 
 
 def test_vsftpd_staples_from_the_first_handshake_of_each_start_on(daemon, issue):
