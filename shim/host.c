@@ -47,8 +47,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Held by the thread while it computes, and by whoever forks or exits. See loop.h. */
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-static atomic_int gate_awaited; /* by that many threads that fork */
-static atomic_bool gate_closed; /* for good: the process exits */
+static atomic_int gate_awaited;   /* by that many threads that fork */
+static atomic_bool gate_closed;   /* for good: the process exits */
+static _Thread_local int forking; /* a host's own fork handler may fork as well */
 
 static const struct libcrypto *_Atomic thread_crypto;
 static struct supply thread_supply;
@@ -341,6 +342,8 @@ static void prepare_fork(void)
 {
 	int saved = errno;
 
+	if (forking++ > 0)
+		return;
 	/* Who forks lives on, in one process or another, and will have something to refresh. */
 	host_want_thread();
 	await_window();
@@ -353,6 +356,8 @@ static void prepare_fork(void)
 
 static void parent_forked(void)
 {
+	if (--forking > 0)
+		return;
 	pthread_mutex_unlock(&lock);
 	pthread_mutex_unlock(&gate);
 }
@@ -375,6 +380,11 @@ static void child_forked(void)
 
 	forget_thread();
 	atomic_store(&own_pid, getpid());
+	/* A fork is going on in this child, too. */
+	if (--forking > 0) {
+		pthread_mutex_lock(&gate);
+		pthread_mutex_lock(&lock);
+	}
 	/* The parent may be a daemon's launcher that exits next: two children stand by. */
 	if (cache_wants_standby(atomic_load(&cache)))
 		ensure_thread();
