@@ -11,6 +11,9 @@ from conftest import needs_root, plain_build_only
 from servers import is_alive, tree
 from support import wait_until
 
+# Not under sanitizers, whose preloaded runtimes some of these do not survive, with us or without:
+# under ASan, PostgreSQL waits for ever in bindtextdomain, even for --version, and vsftpd's limit of
+# its address space leaves no room for the shadow memory.
 pytestmark = [needs_root, plain_build_only]
 
 DELAY = 0.15  # what a responder on the other side of the world takes
