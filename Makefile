@@ -174,6 +174,11 @@ test:
 	$(MAKE) check SANITIZE=thread
 	$(MAKE) fuzz
 
+# The long ones, with the numbers that they are for: an hour and a half.
+endurance: all unit
+	scripts/deps test
+	OCSPRELOAD_BUILD=$(BUILD) OCSPRELOAD_SANITIZE=$(SANITIZE) PYTHON=$(PYTHON) scripts/endurance
+
 # Other libc, other machine: everything compiles, and what needs no c-ares runs.
 cross_units := test_cache test_clock test_http test_schedule
 cross_include := $(abspath build/cross/include)
@@ -213,7 +218,7 @@ bench: all unit
 c_files = $(wildcard shim/*.[ch] fetcher/*.[ch] tests/*.[ch] tests/*/*.[ch])
 c_sources = $(filter %.c,$(c_files))
 shell_files = scripts/check-release scripts/cross-include scripts/deps scripts/demo scripts/fuzz
-shell_files += scripts/ocspreload scripts/roots .ci/run
+shell_files += scripts/endurance scripts/ocspreload scripts/proftpd scripts/roots .ci/run
 python_files = $(wildcard tests/*.py tests/*/*.py) scripts/bench scripts/demo-responder
 python_files += scripts/matrix
 
@@ -261,6 +266,7 @@ help:
 	@echo 'make demo                       nginx without and with stapling, side by side'
 	@echo 'make bench                      what the shim costs a host, in instructions'
 	@echo 'make test                       install what is missing, test all three builds'
+	@echo 'make endurance                  100 reloads, 1,000 kills, 10,000 forks, an hour'
 	@echo 'make check                      test one build; TESTS=tests/test_x.py PYTEST_ARGS=-x'
 	@echo 'make unit, make run-unit        build, run the unit tests alone'
 	@echo 'make fuzz                       fuzzers; FUZZ_SECONDS=60 for each'
@@ -277,5 +283,5 @@ help:
 
 FORCE:
 .DELETE_ON_ERROR:
-.PHONY: all unit objects run-unit deps check test fuzz fuzzers cross release matrix demo bench
-.PHONY: lint install uninstall clean help FORCE
+.PHONY: all unit objects run-unit deps check test endurance fuzz fuzzers cross release matrix
+.PHONY: demo bench lint install uninstall clean help FORCE

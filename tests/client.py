@@ -18,6 +18,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from OpenSSL._util import lib
+from servers import BUILD, PLAIN_ENVIRONMENT
 
 VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 # By kind of key; TLS 1.3 takes its choice from the signature algorithms, TLS 1.2 from the suites.
@@ -277,3 +278,50 @@ def s_client(port, *options, environment=None):
         env=environment,
     )
     return SClient(result.stdout + result.stderr, result.returncode)
+
+
+# tests/hosts/load, for more handshakes than Python can do
+
+
+class Load:
+    """Handshakes with a server at a constant rate, from so many threads, until the end."""
+
+    def __init__(self, port, threads=2, rate=200):
+        self._port = port
+        self._threads = threads
+        self._pause = int(1e6 * threads / rate)
+        self._process = None
+        self.counts = {}
+
+    def __enter__(self):
+        command = [BUILD / "hosts" / "load", self._port, self._threads, self._pause]
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            env=PLAIN_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def look(self):
+        """What became of the handshakes so far, by the names that load.c explains."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._take(self._process.stdout.readline())
+
+    def _take(self, line):
+        words = line.split()
+        self.counts = dict(zip(words[::2], map(int, words[1::2])))
+        return self.counts
+
+    def __exit__(self, *exception):
+        output, _ = self._process.communicate()
+        self._take(output)
+
+    @property
+    def done(self):
+        return self.counts["stapled"] + self.counts["unstapled"]
+
+    def __str__(self):
+        return " ".join(f"{name} {count}" for name, count in self.counts.items())

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Forks and exits at every moment of fetches that never cease."""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import threading
+import time
+
+import responder as r
+import servers
+from conftest import needs_root, plain_build_only
+from support import scaled
+
+STORM = servers.BUILD / "hosts" / "storm"
+SLOW = 4 if servers.SANITIZE else 1
+FORKS = scaled(1200 // SLOW, 10000 // SLOW)
+EXITS = scaled(200 // SLOW, 1000)
+CERTIFICATES = 5 if servers.SANITIZE else 40
+LIFE = 12 if servers.SANITIZE else 5  # a thread that is watched is slow, and forks are slower
+
+
+def write_in_pieces(connection, answer):
+    """Each piece is a piece of work for the thread that reads it."""
+    data = answer.head(("Content-Length", len(answer.body))) + answer.body
+    for start in range(0, len(data), 50):
+        connection.send(data[start : start + 50])
+        if not connection.wait(0.002):
+            return
+
+
+def slowly(behaviour):
+    return r._changed(behaviour, write=write_in_pieces)
+
+
+def run_storm(shim, command, count, leaves, timeout=1800, **variables):
+    words = [STORM, command, count, leaves[0].key_file, *(leaf.chain_file for leaf in leaves)]
+    words = [str(word) for word in words]
+    ran = subprocess.run(
+        shim.command(words) if shim else words,
+        env=shim.environment(**variables) if shim else servers.PLAIN_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-500:] + ran.stderr[-4000:]
+    return ran.stdout
+
+
+def test_children_of_a_fork_during_fetches_shake_hands_and_staple(
+    shim, issue, responder, figure
+):
+    leaves = [issue(behaviour=slowly(r.good(validity=LIFE))) for _ in range(CERTIFICATES)]
+    output = run_storm(shim, "forks", FORKS, leaves, OCSPRELOAD_STARTUP_WAIT="30s")
+    figure("forks", f"{output.strip()}; {len(responder.asked)} requests")
+    assert output == f"{FORKS} children, {FORKS} stapled, 0 unstapled, 0 hung or died\n"
+    # More than those that the first fork waited for.
+    assert len(responder.asked) > CERTIFICATES
+
+
+def percentiles(times):
+    cuts = statistics.quantiles(times, n=100)
+    return (
+        f"median {cuts[49] / 1000:.1f} ms, 90 % within {cuts[89] / 1000:.1f}, "
+        f"99 % within {cuts[98] / 1000:.1f}, longest {max(times) / 1000:.1f}"
+    )
+
+
+def test_an_exit_during_a_fetch_is_an_exit(shim, issue, responder, figure):
+    leaves = [issue(behaviour=slowly(r.good())) for _ in range(CERTIFICATES)]
+    for with_shim in (False, True):
+        *times, last = run_storm(shim if with_shim else None, "exits", EXITS, leaves).splitlines()
+        times = [int(time) for time in times]
+        assert last == f"{EXITS} exits, 0 of them wrong"
+        figure("with the shim" if with_shim else "without it", percentiles(times))
+    # None hung; how long they took is for the reader of the figures.
+    assert max(times) < 5e6
+    # Not before the fetches, nor after them.
+    assert len(responder.asked) > EXITS
+
+
+def count_readers(fifo, done, counted):
+    """Each who opens it is let go at once, with nothing to read."""
+    while not done.is_set():
+        with contextlib.suppress(OSError):
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+            counted.append(fifo)
+        time.sleep(0.0005)
+
+
+@plain_build_only
+def test_the_systems_certificates_are_not_read_while_the_chain_is_on_its_way(
+    shim, issue, tmp_path
+):
+    """It is 50 ms of computing, in which the host can neither fork nor exit."""
+    leaf = issue()
+    fifo = tmp_path / "certificates"
+    os.mkfifo(fifo)
+    done, readers = threading.Event(), []
+    counter = threading.Thread(target=count_readers, args=(fifo, done, readers))
+    counter.start()
+    try:
+        for _ in range(20):
+            output = run_storm(shim, "forks", 1, [leaf], 60, SSL_CERT_FILE=str(fifo))
+            assert output == "1 children, 1 stapled, 0 unstapled, 0 hung or died\n"
+    finally:
+        done.set()
+        counter.join()
+    # A host may be stopped for long between its certificate and its chain, but not often.
+    assert len(readers) <= 5
+
+
+@needs_root
+def test_root_that_becomes_another_user_for_a_while_becomes_root_again(shim, issue):
+    """As proftpd does. glibc ends a process in which a thread cannot follow."""
+    leaves = [issue(behaviour=slowly(r.good(validity=LIFE))) for _ in range(CERTIFICATES)]
+    count = scaled(20000, 1000000) // SLOW
+    assert run_storm(shim, "users", count, leaves) == f"{count} times\n"
+
+
+def test_a_host_that_takes_the_numbers_of_our_descriptors_is_never_written_to(
+    shim, issue, responder
+):
+    leaves = [issue(behaviour=slowly(r.good(validity=LIFE))) for _ in range(CERTIFICATES)]
+    count = scaled(1000, 20000) // SLOW
+    assert run_storm(shim, "descriptors", count, leaves) == f"{count} times\n"
+    assert len(responder.asked) > CERTIFICATES
+
+
+def test_a_fork_from_inside_a_fork_handler_is_a_fork(shim, issue):
+    # Few: while that handler waits for its child, the host is in the middle of a fork.
+    leaves = [issue(behaviour=slowly(r.good(validity=12))) for _ in range(2)]
+    count = scaled(200, 2000) // SLOW
+    output = run_storm(shim, "handlers", count, leaves, 100)
+    assert output == f"{count} and {2 * count} children, 0 wrong\n"
