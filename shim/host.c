@@ -49,7 +49,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int gate_awaited;   /* by that many threads that fork */
 static atomic_bool gate_closed;   /* for good: the process exits */
-static _Thread_local int forking; /* a host's own fork handler may fork as well */
+/* A host's own fork handler may fork as well. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) int forking;
 
 static const struct libcrypto *_Atomic thread_crypto;
 static struct supply thread_supply;
