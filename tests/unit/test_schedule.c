@@ -38,6 +38,10 @@ static void test_refresh(void)
 		{99900, 0, 100000, 0, 100900},
 		{100000, 0, 100000, 0.5, 101000},
 		{200000, 0, 100000, 0.5, 201000},
+		/* A response of seven days that its delegated signer ends after two: usable_until
+		 * is the earlier of the two. And one that comes when that has nearly happened. */
+		{0, 0, 2 * DAY, 0, DAY},
+		{36 * HOUR, 0, 2 * DAY, 0.5, 42 * HOUR + 36 * MINUTE},
 		/* Just before the half. */
 		{49999 * 1000LL, 0, 100000 * 1000LL, 0, 50000 * 1000LL},
 		{49999999, 0, 100000000, 0, 50000999},
@@ -132,8 +136,148 @@ static void test_retry_stays_in_its_bounds(void)
 	}
 }
 
+static void test_retry_of_a_new_certificate(void)
+{
+	static const struct {
+		unsigned failures;
+		int64_t least, most; /* seconds */
+	} cases[] = {
+		/* Ten seconds to a minute for some minutes. */
+		{1, 10, 15},
+		{2, 20, 30},
+		{3, 40, 60},
+		{4, 40, 60},
+		{10, 40, 60},
+		/* Then it is one that is not known. */
+		{11, 60, 120},
+		{12, 120, 240},
+		{15, 960, 1920},
+		{16, 1800, 3600},
+		{4294967295U, 1800, 3600},
+		{0, 10, 15},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+		if (!CHECK_EQ(schedule_retry_new(cases[i].failures, 0), cases[i].least * 1000) ||
+			!CHECK_EQ((schedule_retry_new(cases[i].failures, almost_one) + 1) / 1000,
+				cases[i].most))
+			fprintf(stderr, "  in case %zu\n", i);
+}
+
+static void test_backoff_of_a_responder(void)
+{
+	static const struct {
+		unsigned failures;
+		int64_t least, most;
+	} cases[] = {
+		{1, 500, 1000},
+		{2, 1000, 2000},
+		{6, 16 * 1000, 32 * 1000},
+		{10, 256 * 1000, 512 * 1000},
+		/* Ten minutes at the most. */
+		{11, 5 * MINUTE, 10 * MINUTE},
+		{4294967295U, 5 * MINUTE, 10 * MINUTE},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+		if (!CHECK_EQ(schedule_backoff(cases[i].failures, 0), cases[i].least) ||
+			!CHECK_EQ(
+				schedule_backoff(cases[i].failures, almost_one) + 1, cases[i].most))
+			fprintf(stderr, "  in case %zu\n", i);
+}
+
+static void test_what_ends_soon_presses_a_responder(void)
+{
+	static const struct {
+		int64_t wait, left, wanted;
+	} cases[] = {
+		/* The half of what is left. */
+		{10 * MINUTE, HOUR, 10 * MINUTE},
+		{10 * MINUTE, 10 * MINUTE, 5 * MINUTE},
+		{10 * MINUTE, MINUTE, 30 * 1000},
+		/* Never sooner than it can bear; but what is sooner anyway stays so. */
+		{10 * MINUTE, 20 * 1000, 10 * 1000},
+		{10 * MINUTE, 2, 10 * 1000},
+		{3000, 2, 3000},
+		/* Nothing is held, or no more. */
+		{10 * MINUTE, 0, 10 * MINUTE},
+		{10 * MINUTE, -5000, 10 * MINUTE},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		int64_t until = cases[i].left ? origin + cases[i].left : 0;
+
+		if (!CHECK_EQ(schedule_press(cases[i].wait, origin, until), cases[i].wanted))
+			fprintf(stderr, "  in case %zu\n", i);
+	}
+}
+
+static void test_what_a_clock_that_was_set_back_leaves_behind(void)
+{
+	static const struct {
+		int64_t due;
+		bool failing;
+		int64_t this_update, usable_until; /* from origin; 0 and 0: nothing is held */
+		bool sane;
+	} cases[] = {
+		/* What is held ends after it is due, as ever. */
+		{12 * HOUR, false, -DAY, DAY, true},
+		{-HOUR, false, -DAY, DAY, true},
+		/* Held, but it begins tomorrow; or in a minute, which is the responder's clock. */
+		{36 * HOUR, false, DAY, 2 * DAY, false},
+		{12 * HOUR, false, MINUTE, DAY, true},
+		{12 * HOUR, false, 5 * MINUTE + 1, DAY, false},
+		/* Due when it will have ended. */
+		{DAY + 1001, false, -DAY, DAY, false},
+		{DAY + 1000, false, -DAY, DAY, true},
+		/* A retry is at most an hour away. */
+		{HOUR, true, 0, 0, true},
+		{HOUR + 1, true, 0, 0, false},
+		{HOUR + 1, true, -DAY, DAY, false},
+		/* But that is the only thing wrong with it, whatever is held. */
+		{HOUR, true, -2 * DAY, -DAY, true},
+		{HOUR, true, DAY, 2 * DAY, true},
+		/* Revoked: as long as the responder said. */
+		{30 * DAY, false, 0, 0, true},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		bool held = cases[i].usable_until != 0;
+
+		if (!CHECK_EQ(schedule_is_sane(origin, origin + cases[i].due, cases[i].failing,
+				      held ? origin + cases[i].this_update : 0,
+				      held ? origin + cases[i].usable_until : 0, 5 * MINUTE),
+			    cases[i].sane))
+			fprintf(stderr, "  in case %zu\n", i);
+	}
+}
+
+/* Loaded together, refreshed apart: over the tenth of the life that follows its half, evenly. */
+static void test_refreshes_spread_over_their_window(void)
+{
+	enum { CERTIFICATES = 10000, BINS = 20 };
+	int64_t window = 7 * DAY / 10;
+	int bins[BINS] = {0};
+
+	for (int i = 0; i < CERTIFICATES; i++) {
+		double draw = (i * 7919 % CERTIFICATES + 0.5) / CERTIFICATES;
+		int64_t at = schedule_refresh(origin, origin, origin + 7 * DAY, draw);
+		int64_t into = at - origin - 7 * DAY / 2;
+
+		if (CHECK(into >= 0 && into < window))
+			bins[into * BINS / window]++;
+	}
+	for (int i = 0; i < BINS; i++)
+		CHECK_EQ(bins[i], CERTIFICATES / BINS);
+}
+
 int main(void)
 {
+	test_retry_of_a_new_certificate();
+	test_backoff_of_a_responder();
+	test_what_ends_soon_presses_a_responder();
+	test_what_a_clock_that_was_set_back_leaves_behind();
+	test_refreshes_spread_over_their_window();
 	test_refresh();
 	test_yield();
 	test_refresh_comes_before_the_end();
