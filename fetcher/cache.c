@@ -2,6 +2,7 @@
 #include "cache.h"
 
 #include "clock.h"
+#include "ocsp.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -15,7 +16,10 @@
 #include <unistd.h>
 
 enum {
-	COMMON_CAPACITY = 4096, /* holds nearly every response there is */
+	/* What a response takes is a multiple of this, with some room for its successors, which
+	 * differ from it by the length of a number or two. */
+	CAPACITY_UNIT = 512,
+	CAPACITY_MORE = 32,
 	/* A host with a limit on its address space keeps this share of it, and more, for itself. */
 	LEAST_SHARE = 8,
 	/* Slots of certificates that nobody has loaded keep their responses for a while: somebody
@@ -654,16 +658,17 @@ static bool response_read(
 {
 	uint32_t sequence = atomic_load_explicit(&response->sequence, memory_order_acquire);
 	const _Atomic uint64_t *words;
-	int64_t usable_until;
+	int64_t usable_from, usable_until;
 
 	*size = atomic_load_explicit(&response->size, memory_order_acquire);
+	usable_from = atomic_load_explicit(&response->usable_from, memory_order_acquire);
 	usable_until = atomic_load_explicit(&response->usable_until, memory_order_acquire);
 	words = atomic_load_explicit(&response->words, memory_order_acquire);
 	/* Before the copy: only a size and a pointer that belong together are safe to follow. */
 	if (sequence % 2 ||
 		atomic_load_explicit(&response->sequence, memory_order_acquire) != sequence)
 		return false;
-	if (now >= usable_until)
+	if (now < usable_from || now >= usable_until)
 		*size = 0;
 	else if (*size <= room)
 		words_load(words, out, *size);
@@ -700,9 +705,23 @@ static bool is_older(const struct slot *slot, int64_t this_update, int64_t now)
 	       (atomic_load(&slot->state) == SLOT_REVOKED || cache_usable_until(slot) > now);
 }
 
+/*
+ * At least twice what there was, if there was any: what is replaced is lost, and must not add up
+ * however often the responses of one certificate grow.
+ */
+static uint32_t capacity_for(size_t size, uint32_t before)
+{
+	uint32_t units = (uint32_t)(size + CAPACITY_MORE + CAPACITY_UNIT - 1) / CAPACITY_UNIT;
+	uint32_t capacity = units * CAPACITY_UNIT;
+
+	if (capacity < 2 * before)
+		capacity = 2 * before;
+	return capacity < CACHE_RESPONSE_LIMIT ? capacity : CACHE_RESPONSE_LIMIT;
+}
+
 /* Under add. Words that are replaced stay readable for ever: somebody may be reading them. */
-static enum cache_result publish(
-	struct cache *cache, struct slot *slot, struct bytes response, int64_t usable_until)
+static enum cache_result publish(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t this_update, int64_t usable_until)
 {
 	uint32_t next = atomic_load(&slot->current) == 1 ? 2 : 1;
 	struct slot_response *place = &slot->response[next - 1];
@@ -711,8 +730,7 @@ static enum cache_result publish(
 	uint32_t sequence;
 
 	if (response.size > capacity) {
-		capacity =
-			response.size <= COMMON_CAPACITY ? COMMON_CAPACITY : CACHE_RESPONSE_LIMIT;
+		capacity = capacity_for(response.size, capacity);
 		words = arena_take(cache, capacity);
 	}
 	if (!words)
@@ -724,6 +742,7 @@ static enum cache_result publish(
 	/* Never before words: a writer that died in between would leave the next too little. */
 	atomic_store(&place->capacity, capacity);
 	atomic_store_explicit(&place->size, (uint32_t)response.size, memory_order_release);
+	atomic_store_explicit(&place->usable_from, this_update - OCSP_SKEW, memory_order_release);
 	atomic_store_explicit(&place->usable_until, usable_until, memory_order_release);
 	words_store(words, response);
 	atomic_store_explicit(&place->sequence, sequence + 1, memory_order_release);
@@ -739,7 +758,7 @@ enum cache_result cache_publish(struct cache *cache, struct slot *slot, struct b
 	if (response.size == 0 || response.size > CACHE_RESPONSE_LIMIT || !mutex_lock(&cache->add))
 		return CACHE_FULL;
 	if (!is_older(slot, this_update, now))
-		result = publish(cache, slot, response, usable_until);
+		result = publish(cache, slot, response, this_update, usable_until);
 	if (result == CACHE_DONE) {
 		atomic_store(&slot->this_update, this_update);
 		atomic_store_explicit(&slot->state, SLOT_GOOD, memory_order_release);
@@ -797,10 +816,13 @@ void cache_await(struct cache *cache, const struct slot *slot, int64_t deadline)
 	}
 }
 
-void cache_sleep(struct cache *cache, int timeout)
+bool cache_sleep(struct cache *cache, int timeout)
 {
-	futex_wait(&cache->news, cache->news_seen, timeout);
+	uint32_t seen = cache->news_seen;
+
+	futex_wait(&cache->news, seen, timeout);
 	cache->news_seen = atomic_load(&cache->news);
+	return cache->news_seen != seen;
 }
 
 bool cache_has_news(const struct cache *cache)

@@ -44,7 +44,8 @@ enum slot_state {
 struct slot_response {
 	_Atomic uint32_t sequence; /* odd while it is written */
 	_Atomic uint32_t size;
-	_Atomic int64_t usable_until; /* seconds since 1970 */
+	_Atomic int64_t usable_from; /* seconds since 1970 */
+	_Atomic int64_t usable_until;
 	_Atomic(_Atomic uint64_t *) words;
 	_Atomic uint32_t capacity; /* bytes behind words; the leader's own */
 };
@@ -216,7 +217,9 @@ enum cache_result {
 };
 
 /*
- * Makes response the one to staple. this_update orders answers: whoever can replay an old one must
+ * Makes response the one to staple, from OCSP_SKEW before this_update on: earlier is only a clock
+ * that was set back, and what it says of all other times is not to be believed either. this_update
+ * orders answers: whoever can replay an old one must
  * not be able to take back a newer one, not a revocation, and not a response that can still be
  * stapled. All times in seconds since 1970. Any thread.
  */
@@ -236,8 +239,11 @@ void cache_set_state(struct cache *cache, struct slot *slot, enum slot_state sta
  */
 void cache_await(struct cache *cache, const struct slot *slot, int64_t deadline);
 
-/* Leader: sleeps until something was added since the last call, or for timeout milliseconds. */
-void cache_sleep(struct cache *cache, int timeout);
+/*
+ * Leader: sleeps until something was added since the last call, or for timeout milliseconds. True
+ * if something was.
+ */
+bool cache_sleep(struct cache *cache, int timeout);
 
 /* True if something was added since the last cache_sleep. */
 bool cache_has_news(const struct cache *cache);

@@ -235,6 +235,61 @@ static void test_a_response_is_read_until_its_time_is_over(void)
 	cache_destroy(cache);
 }
 
+/* The wall clock was set back: what it says of this response is not to be believed. */
+static void test_a_response_of_tomorrow_is_not_read(void)
+{
+	struct bytes response = {(const unsigned char *)"response", 8};
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+	unsigned char out[100];
+
+	CHECK_EQ(cache_publish(cache, slot, response, 10000, 20000, 10000), CACHE_DONE);
+	CHECK_EQ(cache_read(slot, 10000, out, sizeof(out)), 8);
+	/* A responder's clock may be five minutes ahead. */
+	CHECK_EQ(cache_read(slot, 9700, out, sizeof(out)), 8);
+	CHECK_EQ(cache_read(slot, 9699, out, sizeof(out)), 0);
+	CHECK_EQ(cache_read(slot, 19999, out, sizeof(out)), 8);
+	cache_destroy(cache);
+}
+
+/* With certificates and responses of the size that delegated signers with RSA keys give them. */
+static void test_ten_thousand_certificates_have_room(void)
+{
+	enum { CERTIFICATES = 10000, REFRESHES = 10 };
+	static unsigned char der[1500], response[2000];
+	struct cache *cache = make_cache();
+	int refused = 0;
+
+	for (unsigned i = 0; i < CERTIFICATES; i++) {
+		struct certificate certificate = make_certificate(i, der, sizeof(der));
+
+		refused += !cache_add(
+			cache, &certificate, "http://ocsp.some-authority.example/with/a/path", 0);
+	}
+	for (int refresh = 0; refresh < REFRESHES; refresh++)
+		for (unsigned i = 0; i < CERTIFICATES && refused == 0; i++)
+			/* No two are of exactly the same size. */
+			refused += !publish(cache, find_number(cache, i), response,
+				sizeof(response) - (i + (unsigned)refresh * 7) % 24);
+	CHECK_EQ(refused, 0);
+	cache_destroy(cache);
+}
+
+/* Whoever makes responses cannot fill the cache by having each a little larger. */
+static void test_responses_that_grow_take_no_more_than_twice_their_size(void)
+{
+	static unsigned char response[CACHE_RESPONSE_LIMIT];
+	struct cache *cache = make_cache();
+	int refused = 0;
+
+	/* Two places of 64 KiB each, and what they had before. */
+	for (unsigned i = 0; i < 200; i++)
+		for (size_t size = 1; size <= CACHE_RESPONSE_LIMIT; size += 509)
+			refused += !publish(cache, add_number(cache, i), response, size);
+	CHECK_EQ(refused, 0);
+	cache_destroy(cache);
+}
+
 static void test_an_older_answer_never_replaces_a_newer_one(void)
 {
 	enum { NOW = 1000 };
@@ -941,6 +996,9 @@ int main(void)
 	test_a_cache_without_memory_refuses_and_keeps_what_it_has();
 	test_issuers_are_kept_once_and_in_order();
 	test_a_response_is_read_until_its_time_is_over();
+	test_a_response_of_tomorrow_is_not_read();
+	test_ten_thousand_certificates_have_room();
+	test_responses_that_grow_take_no_more_than_twice_their_size();
 	test_an_older_answer_never_replaces_a_newer_one();
 	test_whoever_waits_for_an_answer_is_woken_by_it();
 	test_the_wait_for_an_answer_ends();
