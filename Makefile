@@ -180,7 +180,7 @@ endurance: all unit
 	OCSPRELOAD_BUILD=$(BUILD) OCSPRELOAD_SANITIZE=$(SANITIZE) PYTHON=$(PYTHON) scripts/endurance
 
 # Other libc, other machine: everything compiles, and what needs no c-ares runs.
-cross_units := test_cache test_clock test_http test_schedule
+cross_units := test_cache test_clock test_http test_queue test_responders test_schedule
 cross_include := $(abspath build/cross/include)
 cross_make = $(MAKE) WERROR=1 SANITIZE= CARES_A= \
 	CPPFLAGS='$(patsubst %,-isystem $(cross_include)/%,$(3))' LDFLAGS=-static \

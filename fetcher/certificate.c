@@ -5,6 +5,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The serial number is at most 20 octets (RFC 5280, 4.1.2.2); whatever is longer is cut. */
@@ -232,7 +233,7 @@ void certificate_free(struct certificate *certificate)
 	memset(certificate, 0, sizeof(*certificate));
 }
 
-X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der)
+static X509 *decode(const struct libcrypto *crypto, struct bytes der)
 {
 	const unsigned char *at = der.data;
 	X509 *x;
@@ -244,6 +245,69 @@ X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der)
 		return x;
 	crypto->X509_free(x);
 	return NULL;
+}
+
+enum { MEMO_PLACES = 256 };
+
+struct certificate_memo {
+	struct memo_place {
+		struct buffer der;
+		X509 *x;
+	} places[MEMO_PLACES];
+};
+
+struct certificate_memo *certificate_memo_new(void)
+{
+	return calloc(1, sizeof(struct certificate_memo));
+}
+
+static void forget(const struct libcrypto *crypto, struct memo_place *place)
+{
+	crypto->X509_free(place->x);
+	place->x = NULL;
+	buffer_free(&place->der);
+}
+
+void certificate_memo_clear(const struct libcrypto *crypto)
+{
+	for (size_t i = 0; crypto->memo && i < MEMO_PLACES; i++)
+		forget(crypto, &crypto->memo->places[i]);
+}
+
+void certificate_memo_free(const struct libcrypto *crypto)
+{
+	certificate_memo_clear(crypto);
+	free(crypto->memo);
+}
+
+/* By its last bytes, which are its signature's: as good as drawn. */
+static struct memo_place *place_of(const struct certificate_memo *memo, struct bytes der)
+{
+	unsigned sum = 0;
+
+	for (size_t i = 0; i < 8 && i < der.size; i++)
+		sum = sum * 31 + der.data[der.size - 1 - i];
+	return (struct memo_place *)&memo->places[sum % MEMO_PLACES];
+}
+
+X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der)
+{
+	struct memo_place *place;
+	X509 *x;
+
+	if (!crypto->memo)
+		return decode(crypto, der);
+	place = place_of(crypto->memo, der);
+	if (place->x && place->der.size == der.size &&
+		memcmp(place->der.data, der.data, der.size) == 0)
+		return crypto->X509_up_ref(place->x) ? place->x : NULL;
+	x = decode(crypto, der);
+	if (!x)
+		return NULL;
+	forget(crypto, place);
+	if (buffer_append(&place->der, der.data, der.size) && crypto->X509_up_ref(x))
+		place->x = x;
+	return x;
 }
 
 bool certificate_encode(const struct libcrypto *crypto, X509 *x, struct buffer *out)

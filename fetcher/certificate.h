@@ -64,8 +64,22 @@ void certificate_free(struct certificate *certificate);
 /* The seconds since 1970 of a time in a certificate or a response. False if it is none. */
 bool certificate_time(const struct libcrypto *crypto, const ASN1_TIME *time, int64_t *seconds);
 
-/* An X509 from DER that must be used up to its last byte, or NULL. Freed with crypto->X509_free. */
+/*
+ * An X509 from DER that must be used up to its last byte, or NULL. Freed with crypto->X509_free;
+ * not to be changed, since with a memo others may be given the same.
+ */
 X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der);
+
+/*
+ * What certificate_x509 decoded lately. To decode a certificate costs more than to verify a
+ * signature (OpenSSL 3 looks through all its decoders for the key), and one fetch needs the
+ * certificate and its issuer three times. NULL when memory ran out, which is fine as a memo.
+ */
+struct certificate_memo *certificate_memo_new(void);
+
+/* Forgets all. crypto is the table that has the memo. NULL is allowed as a memo in both. */
+void certificate_memo_clear(const struct libcrypto *crypto);
+void certificate_memo_free(const struct libcrypto *crypto);
 
 /* Appends the DER of x to *out. False when memory ran out or x cannot be encoded. */
 bool certificate_encode(const struct libcrypto *crypto, X509 *x, struct buffer *out);

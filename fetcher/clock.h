@@ -2,6 +2,9 @@
 /*
  * The two clocks, in milliseconds. Whatever has to do with certificates and responses uses the wall
  * clock; whatever waits uses the steady one, which is the same in all processes of a machine.
+ *
+ * Nothing else reads a clock. Both functions are weak symbols, so that a test has clocks of its own
+ * by defining them.
  */
 #ifndef OCSPRELOAD_CLOCK_H
 #define OCSPRELOAD_CLOCK_H

@@ -45,6 +45,7 @@ struct fetch {
 	struct judgement judgement;
 	int64_t fresh_until;
 	int64_t retry_after; /* the shortest so far; -1: nobody was asked */
+	enum fetch_fault fault;
 	char why[512];
 };
 
@@ -252,6 +253,7 @@ static bool next_responder(struct fetch *fetch, int64_t now)
 	fetch->deadline = now + fetch->tools->config->timeout;
 	fetch->by_post = find_post(fetch) != NULL;
 	fetch->get_status = 0;
+	fetch->fault = FETCH_FAULT_ANSWER;
 	why = ask_responder(fetch, now);
 	if (why)
 		set_why(fetch, "%s", why);
@@ -369,9 +371,12 @@ static void describe_status(const struct fetch *fetch, int status, char *text, s
 static void take_other_status(struct fetch *fetch, int64_t now_wall)
 {
 	const struct http_reader *answer = exchange_response(fetch->exchange);
+	int64_t wait = freshness_retry_after(&answer->freshness, now_wall);
 	char why[128];
 
-	note_retry_after(fetch, freshness_retry_after(&answer->freshness, now_wall));
+	note_retry_after(fetch, wait);
+	if (answer->status >= 500 || answer->status == 429 || wait > 0)
+		fetch->fault = FETCH_FAULT_RESPONDER;
 	if (fetch->is_post && refuses_get(answer->status))
 		forget_post(fetch);
 	describe_status(fetch, answer->status, why, sizeof(why));
@@ -425,6 +430,8 @@ static bool judge_answer(struct fetch *fetch, int64_t now_wall)
 	if (fetch->judgement.verdict <= VERDICT_UNKNOWN)
 		return true;
 	note_retry_after(fetch, freshness_retry_after(&answer->freshness, now_wall));
+	if (fetch->judgement.verdict == VERDICT_UNAUTHORIZED)
+		fetch->fault = FETCH_FAULT_UNAUTHORIZED;
 	set_why(fetch, "%s", verdict_text(fetch->judgement.verdict));
 	give_up(fetch);
 	return false;
@@ -482,6 +489,7 @@ enum fetch_state fetch_step(
 		exchange = exchange_step(fetch->exchange, revents, now_steady);
 		if (exchange == EXCHANGE_FAILED) {
 			note_retry_after(fetch, 0);
+			fetch->fault = FETCH_FAULT_RESPONDER;
 			give_up_exchange(fetch, exchange_why(fetch->exchange));
 		} else if (exchange == EXCHANGE_DONE) {
 			state = take_answer(fetch, now_steady, now_wall);
@@ -511,6 +519,11 @@ const struct fetch_validators *fetch_validators(const struct fetch *fetch)
 int64_t fetch_fresh_until(const struct fetch *fetch)
 {
 	return fetch->fresh_until;
+}
+
+enum fetch_fault fetch_fault(const struct fetch *fetch)
+{
+	return fetch->fault;
 }
 
 int64_t fetch_retry_after(const struct fetch *fetch)

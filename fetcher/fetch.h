@@ -78,6 +78,14 @@ struct bytes fetch_response(const struct fetch *fetch);
 const struct fetch_validators *fetch_validators(const struct fetch *fetch);
 int64_t fetch_fresh_until(const struct fetch *fetch);
 
+/* FETCH_FAILED: whose fault it was, as far as the responder that was asked last is concerned. */
+enum fetch_fault {
+	FETCH_FAULT_ANSWER,       /* what it said about this certificate cannot be used */
+	FETCH_FAULT_UNAUTHORIZED, /* it does not know this certificate, or not yet */
+	FETCH_FAULT_RESPONDER,    /* it does not answer, or wants to be left alone */
+};
+enum fetch_fault fetch_fault(const struct fetch *fetch);
+
 /*
  * FETCH_FAILED: for how many milliseconds the responders want to be left alone, at most
  * FRESHNESS_RETRY_MOST; 0 if one that was asked has not said so.

@@ -8,6 +8,7 @@ const char *libcrypto_bind(struct libcrypto *table, void *handle)
 {
 	void *symbol;
 
+	table->memo = NULL;
 #define F(name)                        \
 	symbol = dlsym(handle, #name); \
 	if (!symbol)                   \

@@ -125,11 +125,15 @@
 	F(i2d_X509)                            \
 	F(i2d_X509_ALGOR)
 
+struct certificate_memo;
+
 /* Fields carry the name of the function: crypto->X509_free(x). */
 struct libcrypto {
 #define F(name) __typeof__(&name) name;
 	LIBCRYPTO_FUNCTIONS(F)
 #undef F
+	/* Only in a copy of the table that one thread alone uses; see certificate.h. */
+	struct certificate_memo *memo;
 };
 
 /*

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "loop.h"
 
+#include "agenda.h"
 #include "aia.h"
 #include "clock.h"
 #include "connections.h"
@@ -13,10 +14,8 @@
 #include <string.h>
 
 enum {
-	FETCHES = 64,
+	FETCHES = RESPONDERS_PLACES,
 	RESOLVER_FDS = 16,
-	/* A wall clock that is set, or a machine that slept, is noticed after this long. */
-	LONGEST_SLEEP = 60000,
 	/* News from other processes cannot interrupt a poll, so it must be short. */
 	LONGEST_POLL = 20,
 	/* Hosts load the chain within moments of the certificate; what is in it need not be
@@ -30,7 +29,7 @@ enum {
 
 /* To the responder or, before, to where the certificate says that its issuer is. */
 struct flight {
-	struct slot *slot; /* NULL: this place is free */
+	struct errand errand; /* without a slot this place is free */
 	struct fetch *fetch;
 	struct aia *download;   /* else NULL */
 	struct descriptor lock; /* of the store: no other process asks meanwhile */
@@ -44,7 +43,9 @@ struct known {
 };
 
 struct loop {
+	struct libcrypto crypto; /* with a memo, since no other thread uses it */
 	const struct supply *supply;
+	struct agenda *agenda;
 	struct fetch_tools tools;
 	const struct loop_gate *gate;
 	struct flight flights[FETCHES];
@@ -79,7 +80,7 @@ static const struct fetch_validators *validators_for(
 static void remember_validators(struct loop *loop, const struct flight *flight)
 {
 	size_t count = cache_slot_count(loop->supply->cache);
-	struct known *known = known_of(loop, flight->slot);
+	struct known *known = known_of(loop, flight->errand.slot);
 
 	if (!known) {
 		known = realloc(loop->known, count * sizeof(*known));
@@ -88,10 +89,10 @@ static void remember_validators(struct loop *loop, const struct flight *flight)
 		memset(known + loop->known_count, 0, (count - loop->known_count) * sizeof(*known));
 		loop->known = known;
 		loop->known_count = count;
-		known = known_of(loop, flight->slot);
+		known = known_of(loop, flight->errand.slot);
 	}
-	known->generation = atomic_load(&flight->slot->generation);
-	known->this_update = atomic_load(&flight->slot->this_update);
+	known->generation = atomic_load(&flight->errand.slot->generation);
+	known->this_update = atomic_load(&flight->errand.slot->this_update);
 	known->validators = *fetch_validators(flight->fetch);
 }
 
@@ -115,21 +116,15 @@ static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lo
 	return false;
 }
 
-static void take_off(struct loop *loop, struct flight *flight, struct slot *slot)
-{
-	flight->slot = slot;
-	loop->in_flight++;
-}
-
 static void end_flight(struct loop *loop, struct flight *flight)
 {
 	store_unlock(&flight->lock);
 	fetch_free(flight->fetch);
 	aia_free(flight->download);
-	cache_unpin(flight->slot);
+	cache_unpin(flight->errand.slot);
 	flight->fetch = NULL;
 	flight->download = NULL;
-	flight->slot = NULL;
+	flight->errand.slot = NULL;
 	loop->in_flight--;
 }
 
@@ -139,8 +134,8 @@ static bool is_downloading(const struct loop *loop, const struct slot *slot)
 	for (size_t i = 0; i < FETCHES; i++) {
 		const struct flight *flight = &loop->flights[i];
 
-		if (flight->slot && flight->download &&
-			memcmp(flight->slot->issuer_key, slot->issuer_key,
+		if (flight->errand.slot && flight->download &&
+			memcmp(flight->errand.slot->issuer_key, slot->issuer_key,
 				sizeof(slot->issuer_key)) == 0)
 			return true;
 	}
@@ -174,65 +169,71 @@ static const struct issuer_entry *begin_download(
 	}
 	log_debug("%s: downloading its issuer's certificate", slot->label);
 	flight->download = download;
-	take_off(loop, flight, slot);
+	loop->in_flight++;
 	return NULL;
 }
 
-static void begin_pinned(struct loop *loop, struct slot *slot, struct flight *flight)
+/* Pinned. False if there is no reason to ask, or no way. */
+static bool begin_pinned(struct loop *loop, struct flight *flight)
 {
+	struct slot *slot = flight->errand.slot;
+	const char *responder = flight->errand.responder;
 	const struct issuer_entry *issuer;
 
 	if (is_downloading(loop, slot)) {
 		supply_postpone(slot);
-		return;
+		return false;
 	}
 	if (supply_waits_for_chain(loop->supply, slot))
-		return;
+		return false;
 	issuer = supply_issuer(loop->supply, slot);
 	if (!issuer)
 		issuer = begin_download(loop, slot, flight);
+	if (flight->download)
+		return true;
 	if (!issuer || !must_ask(loop, slot, &flight->lock))
-		return;
-	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, slot->responders,
+		return false;
+	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, responder,
 		validators_for(loop, slot));
 	if (!flight->fetch) {
-		supply_failure(
-			loop->supply, slot, SLOT_FAILING, slot->responders, "memory ran out", 0);
+		supply_failure(loop->supply, slot, SLOT_FAILING, responder, "memory ran out", 0);
 		store_unlock(&flight->lock);
-		return;
+		return false;
 	}
-	log_debug("%s: asking %s", slot->label, slot->responders);
-	take_off(loop, flight, slot);
+	log_debug("%s: asking %s", slot->label, responder);
+	loop->in_flight++;
+	return true;
 }
 
-/* Pinned until it lands: the fetch works with the slot's certificate and responders. */
-static void begin_fetch(struct loop *loop, struct slot *slot, struct flight *flight)
+/* Pinned until it lands: the fetch works with the slot's certificate. False if there is nothing to
+ * do. */
+static bool begin_fetch(struct loop *loop, struct flight *flight)
 {
+	struct slot *slot = flight->errand.slot;
+
 	if (!cache_pin(slot, atomic_load(&slot->generation)))
-		return;
-	if (supply_is_wanted(loop->supply, slot))
-		begin_pinned(loop, slot, flight);
-	if (flight->slot != slot)
-		cache_unpin(slot);
+		return false;
+	if (supply_is_wanted(loop->supply, slot) && begin_pinned(loop, flight))
+		return true;
+	cache_unpin(slot);
+	return false;
 }
 
 static void land(struct loop *loop, struct flight *flight, enum fetch_state state)
 {
-	struct judgement judgement = fetch_judgement(flight->fetch);
-	const char *responder = fetch_responder(flight->fetch);
+	struct answer answer = {
+		.state = state,
+		.judgement = fetch_judgement(flight->fetch),
+		.responder = flight->errand.responder,
+		.fresh_until = fetch_fresh_until(flight->fetch),
+		.fault = fetch_fault(flight->fetch),
+		.retry_after = fetch_retry_after(flight->fetch),
+		.why = fetch_why(flight->fetch),
+	};
 
-	if (state == FETCH_UNCHANGED)
-		supply_unchanged(
-			loop->supply, flight->slot, responder, fetch_fresh_until(flight->fetch));
-	else if (state == FETCH_FAILED)
-		supply_failure(loop->supply, flight->slot, SLOT_FAILING, responder,
-			fetch_why(flight->fetch), fetch_retry_after(flight->fetch));
-	else if (judgement.verdict == VERDICT_UNKNOWN)
-		supply_failure(loop->supply, flight->slot, SLOT_UNKNOWN, responder,
-			verdict_text(judgement.verdict), 0);
-	else
-		supply_answer(loop->supply, flight->slot, &judgement, fetch_response(flight->fetch),
-			responder, fetch_fresh_until(flight->fetch));
+	if (state == FETCH_ANSWERED)
+		answer.response = fetch_response(flight->fetch);
+	agenda_land(loop->agenda, flight->errand.slot, &answer);
 	if (state != FETCH_FAILED)
 		remember_validators(loop, flight);
 	end_flight(loop, flight);
@@ -241,21 +242,23 @@ static void land(struct loop *loop, struct flight *flight, enum fetch_state stat
 static void step_download(struct loop *loop, struct flight *flight, short revents, int64_t now)
 {
 	struct aia *download = flight->download;
+	struct slot *slot = flight->errand.slot;
 	enum aia_state state;
 
-	if (supply_issuer_in_chain(loop->supply, flight->slot)) {
+	if (supply_issuer_in_chain(loop->supply, slot)) {
 		end_flight(loop, flight);
+		agenda_withdraw(loop->agenda, slot);
 		return;
 	}
 	state = aia_step(download, revents, now, clock_wall());
 	if (state == AIA_RUNNING)
 		return;
 	if (state == AIA_FOUND)
-		supply_issuer_arrived(
-			loop->supply, flight->slot, aia_issuer(download), aia_url(download));
+		supply_issuer_arrived(loop->supply, slot, aia_issuer(download), aia_url(download));
 	else
-		supply_no_issuer(loop->supply, flight->slot, aia_url(download), aia_why(download));
+		supply_no_issuer(loop->supply, slot, aia_url(download), aia_why(download));
 	end_flight(loop, flight);
+	agenda_withdraw(loop->agenda, slot);
 }
 
 static void step_flight(struct loop *loop, struct flight *flight, short revents, int64_t now)
@@ -280,17 +283,9 @@ static struct pollfd poll_flight(const struct flight *flight, int64_t now, int *
 static struct flight *free_flight(struct loop *loop)
 {
 	for (size_t i = 0; i < FETCHES; i++)
-		if (!loop->flights[i].slot)
+		if (!loop->flights[i].errand.slot)
 			return &loop->flights[i];
 	return NULL;
-}
-
-static bool is_in_flight(const struct loop *loop, const struct slot *slot)
-{
-	for (size_t i = 0; i < FETCHES; i++)
-		if (loop->flights[i].slot == slot)
-			return true;
-	return false;
 }
 
 /* Between two pieces of work, so that a host that forks or exits waits for one at the most. */
@@ -300,26 +295,18 @@ static void pause_work(const struct loop *loop)
 	loop->gate->enter();
 }
 
-/* Begins all that is due, as far as there is room. Returns when the next one is due. */
-static int64_t begin_due(struct loop *loop)
+/* Begins all that is due, as far as there is room. */
+static void begin_due(struct loop *loop)
 {
-	size_t count = cache_slot_count(loop->supply->cache);
-	int64_t now = clock_wall();
-	int64_t next = INT64_MAX;
+	struct flight *flight;
 
-	for (size_t i = 0; i < count && loop->in_flight < FETCHES; i++) {
-		struct slot *slot = cache_slot(loop->supply->cache, i);
-		int64_t due = supply_due(loop->supply, slot);
-
-		if (due <= now && !is_in_flight(loop, slot)) {
-			begin_fetch(loop, slot, free_flight(loop));
-			pause_work(loop);
-			due = supply_due(loop->supply, slot);
+	while ((flight = free_flight(loop)) && agenda_next(loop->agenda, &flight->errand)) {
+		if (!begin_fetch(loop, flight)) {
+			agenda_withdraw(loop->agenda, flight->errand.slot);
+			flight->errand.slot = NULL;
 		}
-		if (due > now && due < next)
-			next = due;
+		pause_work(loop);
 	}
-	return next;
 }
 
 /* poll(2) with the gate open. */
@@ -333,34 +320,51 @@ static void poll_outside(struct loop *loop, struct pollfd *fds, size_t count, in
 }
 
 /*
+ * True if there may be something to do for the flight: a name is looked up without a descriptor,
+ * and a download ends when the host loads what it is for.
+ */
+static bool has_cause(
+	const struct flight *flight, const struct pollfd *fd, int64_t until, int64_t now)
+{
+	return flight->download || fd->fd < 0 || fd->revents || now >= until;
+}
+
+/*
  * Only what is in flight: poll refuses an array longer than RLIMIT_NOFILE, however many of its
- * entries are unused.
+ * entries are unused. And of that only what has cause: with dozens in flight, to step all
+ * for the sake of one costs more than the one.
  */
 static void step_flights(struct loop *loop)
 {
 	struct pollfd fds[FETCHES + RESOLVER_FDS];
 	struct flight *flights[FETCHES];
+	int64_t until[FETCHES];
 	int64_t now = clock_steady();
 	int timeout = LONGEST_POLL;
 	size_t count = 0, resolver_count;
-	/* What lands makes room for more, which may go where the connections lead. */
-	bool is_backed_up = loop->in_flight == FETCHES;
 
 	for (size_t i = 0; i < FETCHES; i++) {
-		if (!loop->flights[i].slot)
+		struct flight *flight = &loop->flights[i];
+		int wait = LONGEST_POLL;
+
+		if (!flight->errand.slot)
 			continue;
-		flights[count] = &loop->flights[i];
-		fds[count++] = poll_flight(&loop->flights[i], now, &timeout);
+		flights[count] = flight;
+		fds[count] = poll_flight(flight, now, &wait);
+		until[count++] = now + wait;
+		if (wait < timeout)
+			timeout = wait;
 	}
 	resolver_count = resolver_poll(loop->tools.resolver, fds + count, RESOLVER_FDS, &timeout);
 	poll_outside(loop, fds, count + resolver_count, timeout);
 	resolver_step(loop->tools.resolver, fds + count, resolver_count);
 	now = clock_steady();
 	for (size_t i = 0; i < count; i++) {
-		step_flight(loop, flights[i], fds[i].revents, now);
+		if (has_cause(flights[i], &fds[i], until[i], now))
+			step_flight(loop, flights[i], fds[i].revents, now);
 		pause_work(loop);
 	}
-	connections_sweep(loop->tools.connections, is_backed_up, now);
+	connections_sweep(loop->tools.connections, agenda_is_backed_up(loop->agenda), now);
 }
 
 /* True if something was read. */
@@ -393,54 +397,67 @@ static void look_around(struct loop *loop)
 	while (supply_look_ready(supply))
 		pause_work(loop);
 	is_stored = store_has_changed(supply->store, &loop->store_seen);
-	for (size_t i = 0; i < count; i++)
-		if (look_at(loop, cache_slot(supply->cache, i), is_stored) ||
-			i % LOOK_STEP == LOOK_STEP - 1)
+	for (size_t i = 0; i < count; i++) {
+		bool did = look_at(loop, cache_slot(supply->cache, i), is_stored);
+
+		if (did)
+			agenda_stir(loop->agenda);
+		if (did || i % LOOK_STEP == LOOK_STEP - 1)
 			pause_work(loop);
+	}
 	loop->next_look = clock_steady() + LOOK_INTERVAL;
 }
 
-static void sleep_outside(struct loop *loop, int64_t next)
+static void sleep_outside(struct loop *loop)
 {
-	int64_t timeout = next - clock_wall();
 	int64_t look = loop->next_look - clock_steady();
+	int timeout = agenda_wait(loop->agenda);
+	bool news;
 
 	connections_close(loop->tools.connections);
-	if (timeout > look)
-		timeout = look;
-	if (timeout > LONGEST_SLEEP)
-		timeout = LONGEST_SLEEP;
+	certificate_memo_clear(&loop->crypto);
+	if (look < timeout)
+		timeout = look > 0 ? (int)look : 0;
 	loop->gate->leave();
-	cache_sleep(loop->supply->cache, timeout > 0 ? (int)timeout : 0);
+	news = cache_sleep(loop->supply->cache, timeout);
 	loop->gate->enter();
+	if (news)
+		agenda_stir(loop->agenda);
 }
 
 void loop_run(const struct supply *supply, const struct loop_gate *gate)
 {
+	struct supply own = *supply;
 	struct loop loop = {
-		.supply = supply,
-		.tools = {.crypto = supply->crypto,
+		.crypto = *supply->crypto,
+		.supply = &own,
+		.tools = {.crypto = &loop.crypto,
 			.config = supply->config,
 			.resolver = resolver_new(),
 			.connections = connections_new()},
 		.gate = gate,
 		.next_look =
 			supply->config->responses || supply->store->directory[0][0] ? 0 : INT64_MAX,
+		.agenda = agenda_new(&own),
 	};
 
-	if (!loop.tools.resolver) {
+	own.crypto = &loop.crypto;
+	loop.crypto.memo = certificate_memo_new();
+	if (!loop.tools.resolver || !loop.agenda) {
+		agenda_free(loop.agenda);
 		connections_free(loop.tools.connections);
+		if (loop.tools.resolver)
+			resolver_free(loop.tools.resolver);
+		certificate_memo_free(&loop.crypto);
 		return;
 	}
 	store_prune(supply->store, clock_wall() / 1000);
 	for (;;) {
-		int64_t next;
-
 		look_around(&loop);
-		next = begin_due(&loop);
+		begin_due(&loop);
 		if (loop.in_flight > 0)
 			step_flights(&loop);
 		else
-			sleep_outside(&loop, next);
+			sleep_outside(&loop);
 	}
 }

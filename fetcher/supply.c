@@ -26,10 +26,10 @@ enum {
 	READY_AGAIN = 10000,
 	/* However long a response lives, its file's owner is not warned sooner. */
 	READY_MARGIN = 2 * 24 * 3600 * 1000,
+	NEW_AGE = 3600 * 1000,
 };
 
-/* Uniform in [0, 1). */
-static double draw_jitter(void)
+double supply_draw(void)
 {
 	uint32_t bits;
 
@@ -89,21 +89,25 @@ bool supply_is_wanted(const struct supply *supply, struct slot *slot)
  * Failures
  */
 
-/* Returns after how many milliseconds the next attempt is due. */
-static int64_t put_off(
-	const struct supply *supply, struct slot *slot, enum slot_state state, int64_t least)
+/* What a next failure is to be put off for. */
+static int64_t retry_delay(const struct slot *slot)
 {
-	uint32_t failures = atomic_load(&slot->failures) + 1;
-	int64_t now = clock_wall();
-	int64_t delay =
-		schedule_retry(now, failures, cache_usable_until(slot) * 1000, draw_jitter());
+	return schedule_retry(clock_wall(), atomic_load(&slot->failures) + 1,
+		cache_usable_until(slot) * 1000, supply_draw());
+}
 
-	if (delay < least)
-		delay = least;
-	atomic_store(&slot->failures, failures);
-	atomic_store(&slot->due, now + delay);
+static int64_t put_off(
+	const struct supply *supply, struct slot *slot, enum slot_state state, int64_t delay)
+{
+	atomic_fetch_add(&slot->failures, 1);
+	atomic_store(&slot->due, clock_wall() + delay);
 	cache_set_state(supply->cache, slot, state);
 	return delay;
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
 }
 
 static const char *held_text(const struct slot *slot, char text[static 64])
@@ -122,16 +126,75 @@ static const char *held_text(const struct slot *slot, char text[static 64])
 #define SECONDS(milliseconds) \
 	(long long)(milliseconds) / 1000, (long long)(milliseconds) % 1000 / 100
 
+static void report_failure(
+	const struct slot *slot, const char *responder, const char *why, int64_t delay)
+{
+	bool is_unknown = atomic_load(&slot->state) == SLOT_UNKNOWN;
+	char text[64];
+
+	log_write(is_unknown ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING,
+		"%s: no usable response from %s: %s; %s; trying again in " SECONDS_FORMAT,
+		slot->label, responder, why, held_text(slot, text), SECONDS(delay));
+}
+
+static int64_t obeyed(const struct slot *slot, int64_t retry_after)
+{
+	return freshness_wait(retry_after, clock_wall(), cache_usable_until(slot) * 1000);
+}
+
 void supply_failure(const struct supply *supply, struct slot *slot, enum slot_state state,
 	const char *responder, const char *why, int64_t retry_after)
 {
-	int64_t least = freshness_wait(retry_after, clock_wall(), cache_usable_until(slot) * 1000);
-	int64_t delay = put_off(supply, slot, state, least);
-	char text[64];
+	int64_t delay = larger(retry_delay(slot), obeyed(slot, retry_after));
 
-	log_write(state == SLOT_UNKNOWN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING,
-		"%s: no usable response from %s: %s; %s; trying again in " SECONDS_FORMAT,
-		slot->label, responder, why, held_text(slot, text), SECONDS(delay));
+	report_failure(slot, responder, why, put_off(supply, slot, state, delay));
+}
+
+/* Never answered for yet, and seen for the first time not long ago. */
+static bool is_new(const struct slot *slot)
+{
+	return atomic_load(&slot->this_update) == 0 && clock_steady() - slot->registered < NEW_AGE;
+}
+
+void supply_refusal(const struct supply *supply, struct slot *slot, const char *responder,
+	const char *why, int64_t retry_after)
+{
+	int64_t delay =
+		is_new(slot) ? schedule_retry_new(atomic_load(&slot->failures) + 1, supply_draw())
+			     : retry_delay(slot);
+
+	delay = larger(delay, obeyed(slot, retry_after));
+	report_failure(slot, responder, why, put_off(supply, slot, SLOT_FAILING, delay));
+}
+
+/*
+ * It may be that the responder fails for this certificate alone, so that counts too: others are to
+ * have their turn before it.
+ */
+void supply_outage(const struct supply *supply, struct slot *slot, const char *responder,
+	const char *why, int64_t left_alone)
+{
+	int64_t own = schedule_backoff(atomic_load(&slot->failures) + 1, supply_draw());
+	int64_t delay = schedule_press(
+		larger(own, left_alone), clock_wall(), cache_usable_until(slot) * 1000);
+
+	report_failure(slot, responder, why, put_off(supply, slot, SLOT_FAILING, delay));
+}
+
+void supply_mend(const struct supply *supply, struct slot *slot)
+{
+	enum slot_state state = (enum slot_state)atomic_load(&slot->state);
+	int64_t usable_until = cache_usable_until(slot);
+	int64_t due = atomic_load(&slot->due);
+
+	/* What nobody has loaded, and what a ready-made response holds, is due by other rules. */
+	if (due == SLOT_NEVER || supply_due(supply, slot) != due)
+		return;
+	if (!schedule_is_sane(clock_wall(), due, state != SLOT_GOOD && state != SLOT_REVOKED,
+		    atomic_load(&slot->this_update) * 1000, usable_until * 1000,
+		    (int64_t)OCSP_SKEW * 1000))
+		/* Unless somebody else has just changed it. */
+		atomic_compare_exchange_strong(&slot->due, &due, 0);
 }
 
 void supply_postpone(struct slot *slot)
@@ -146,7 +209,7 @@ bool supply_yields(const struct supply *supply, struct slot *slot)
 	int64_t usable_until = cache_usable_until(slot) * 1000;
 	int64_t this_update = atomic_load(&slot->this_update);
 	int64_t now = clock_wall();
-	int64_t later = schedule_yield(now, usable_until, draw_jitter());
+	int64_t later = schedule_yield(now, usable_until, supply_draw());
 
 	/* Where nothing is stored, there is nobody to yield to. */
 	if (later >= usable_until || atomic_load(&slot->yielded) == this_update ||
@@ -388,7 +451,8 @@ void supply_no_issuer(
 	const struct supply *supply, struct slot *slot, const char *url, const char *why)
 {
 	bool first = atomic_load(&slot->failures) == 0;
-	int64_t delay = put_off(supply, slot, SLOT_NO_ISSUER, CHAIN_GRACE);
+	int64_t delay =
+		put_off(supply, slot, SLOT_NO_ISSUER, larger(retry_delay(slot), CHAIN_GRACE));
 
 	if (url)
 		put_off_siblings(supply, slot);
@@ -413,7 +477,7 @@ static enum cache_result take_good(const struct supply *supply, struct slot *slo
 	const char *origin, int64_t fresh_until)
 {
 	int64_t due = schedule_refresh(obtained, judgement->this_update * 1000,
-		judgement->usable_until * 1000, draw_jitter());
+		judgement->usable_until * 1000, supply_draw());
 	enum cache_result result = cache_publish(supply->cache, slot, response,
 		judgement->this_update, judgement->usable_until, clock_wall() / 1000);
 	char until[CLOCK_TEXT_SIZE], next[CLOCK_TEXT_SIZE];
@@ -421,7 +485,7 @@ static enum cache_result take_good(const struct supply *supply, struct slot *slo
 	if (result != CACHE_DONE)
 		return result;
 	due = freshness_due(
-		due, fresh_until, obtained, judgement->usable_until * 1000, draw_jitter());
+		due, fresh_until, obtained, judgement->usable_until * 1000, supply_draw());
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->due, due);
 	log_info("%s: stapling the response of %s until %s; refreshing at %s", slot->label, origin,
@@ -484,10 +548,10 @@ void supply_unchanged(
 	int64_t usable_until = cache_usable_until(slot) * 1000;
 	int64_t now = clock_wall();
 	int64_t due = schedule_refresh(
-		now, atomic_load(&slot->this_update) * 1000, usable_until, draw_jitter());
+		now, atomic_load(&slot->this_update) * 1000, usable_until, supply_draw());
 	char next[CLOCK_TEXT_SIZE];
 
-	due = freshness_due(due, fresh_until, now, usable_until, draw_jitter());
+	due = freshness_due(due, fresh_until, now, usable_until, supply_draw());
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->due, due);
 	cache_set_state(supply->cache, slot, SLOT_GOOD);
@@ -558,7 +622,7 @@ static int64_t ready_until(const struct judgement *judgement)
 
 	if (margin > READY_MARGIN)
 		margin = READY_MARGIN;
-	return end - margin + (int64_t)((double)margin / 10 * draw_jitter());
+	return end - margin + (int64_t)((double)margin / 10 * supply_draw());
 }
 
 static void take_good_ready(

@@ -25,6 +25,9 @@ struct supply {
 	bool (*is_loaded)(const struct slot *slot);
 };
 
+/* Uniform in [0, 1): the draw of schedule.h. */
+double supply_draw(void);
+
 /* True if there is something to do for the slot now; it may be no more than to look again. */
 bool supply_is_due(const struct supply *supply, const struct slot *slot);
 
@@ -112,6 +115,21 @@ void supply_unchanged(
  */
 void supply_failure(const struct supply *supply, struct slot *slot, enum slot_state state,
 	const char *responder, const char *why, int64_t retry_after);
+
+/*
+ * The same, where the responder does not know the certificate: that of a new one it may learn soon.
+ */
+void supply_refusal(const struct supply *supply, struct slot *slot, const char *responder,
+	const char *why, int64_t retry_after);
+
+/*
+ * The same, where it is the responder that fails, and is left alone for so many milliseconds.
+ */
+void supply_outage(const struct supply *supply, struct slot *slot, const char *responder,
+	const char *why, int64_t left_alone);
+
+/* Makes the slot due if it cannot be that it is not: the wall clock was set back. */
+void supply_mend(const struct supply *supply, struct slot *slot);
 
 /* Another process is asking: look again soon. */
 void supply_postpone(struct slot *slot);
