@@ -13,7 +13,7 @@ enum {
 	ROOM_FIRST = 64,
 	RESPONDERS_MOST = 32,   /* of one certificate: bits of entry.tried */
 	CLOCK_TOLERANCE = 2000, /* by which the clocks may drift apart between two looks */
-	STIR_LEAST = 200,       /* between two looks, however much happens */
+	LOOKED_AT = 500,        /* slots in the least milliseconds between two looks */
 };
 
 /* In a host's queue these come before those, and each by what the lower bits say. */
@@ -348,6 +348,12 @@ static void look_at(struct agenda *agenda, size_t number, int64_t now)
 	}
 }
 
+/* After how long to look at all slots: the more there are, the dearer it is. */
+static int64_t look_interval(const struct agenda *agenda)
+{
+	return agenda->stirred ? (int64_t)agenda->count / LOOKED_AT : AGENDA_LOOK;
+}
+
 static bool must_look(const struct agenda *agenda)
 {
 	int64_t now = clock_steady();
@@ -356,7 +362,7 @@ static bool must_look(const struct agenda *agenda)
 
 	return agenda->issuers != cache_issuer_count(agenda->supply->cache) ||
 	       drift > CLOCK_TOLERANCE || drift < -CLOCK_TOLERANCE ||
-	       since >= (agenda->stirred ? STIR_LEAST : AGENDA_LOOK);
+	       since >= look_interval(agenda);
 }
 
 static void look(struct agenda *agenda)
@@ -573,7 +579,7 @@ bool agenda_is_backed_up(const struct agenda *agenda)
 int agenda_wait(const struct agenda *agenda)
 {
 	int64_t now = clock_steady();
-	int64_t wait = agenda->looked + (agenda->stirred ? STIR_LEAST : AGENDA_LOOK) - now;
+	int64_t wait = agenda->looked + look_interval(agenda) - now;
 
 	if (agenda->by_time != QUEUE_NONE &&
 		agenda->nodes[agenda->by_time].key - clock_wall() < wait)
