@@ -4,6 +4,7 @@
 #include "exchange.h"
 #include "freshness.h"
 #include "http.h"
+#include "log.h"
 #include "proxy.h"
 
 #include <stdarg.h>
@@ -13,8 +14,9 @@
 
 enum {
 	URL_SIZE = 1024,
-	REDIRECTS = 3,  /* a responder that needs more is a circle */
-	SHOWN_URL = 200 /* of a URL that somebody else wrote, in words */
+	REDIRECTS = 3,      /* a responder that needs more is a circle */
+	SHOWN_URL = 200,    /* of a URL that somebody else wrote, in words */
+	PROXY_REST = 30000, /* milliseconds for which one that did not answer is passed by */
 };
 
 struct fetch {
@@ -39,6 +41,7 @@ struct fetch {
 	bool is_conditional;
 	struct proxy proxy;
 	bool through_proxy;
+	bool is_direct; /* the proxy did not answer */
 	int64_t started;
 	struct exchange *exchange; /* with url's host, or the proxy; NULL: to the next responder */
 
@@ -177,12 +180,13 @@ static void note_retry_after(struct fetch *fetch, int64_t wait)
  * A request
  */
 
-static const char *choose_proxy(struct fetch *fetch)
+static const char *choose_proxy(struct fetch *fetch, int64_t now)
 {
 	const struct config *config = fetch->tools->config;
 
-	fetch->through_proxy =
-		config->http_proxy && !proxy_is_excluded(config->no_proxy, &fetch->url);
+	fetch->through_proxy = config->http_proxy && !fetch->is_direct &&
+			       now >= fetch->tools->memory.proxy_back &&
+			       !proxy_is_excluded(config->no_proxy, &fetch->url);
 	return fetch->through_proxy ? proxy_parse(config->http_proxy, &fetch->proxy) : NULL;
 }
 
@@ -193,7 +197,7 @@ static const char *start_exchange(struct fetch *fetch, int64_t now)
 	struct connections *connections = fetch->tools->connections;
 	struct http_request request = {.url = &fetch->url, .is_last = !connections};
 	struct buffer text = {0};
-	const char *why = choose_proxy(fetch);
+	const char *why = choose_proxy(fetch, now);
 
 	if (why)
 		return why;
@@ -254,6 +258,25 @@ static bool next_responder(struct fetch *fetch, int64_t now)
 	fetch->by_post = find_post(fetch) != NULL;
 	fetch->get_status = 0;
 	fetch->fault = FETCH_FAULT_ANSWER;
+	why = ask_responder(fetch, now);
+	if (why)
+		set_why(fetch, "%s", why);
+	return true;
+}
+
+/* Where the proxy does not answer, the responder may. False if it is not to be asked itself. */
+static bool pass_proxy_by(struct fetch *fetch, int64_t now)
+{
+	const char *why;
+
+	if (!fetch->through_proxy || !proxy_may_be_passed_by(fetch->tools->config->http_proxy))
+		return false;
+	log_debug("the proxy %s: %s; asking %s directly", fetch->proxy.url.authority,
+		exchange_why(fetch->exchange), fetch->responder);
+	give_up(fetch);
+	fetch->is_direct = true;
+	fetch->tools->memory.proxy_back = now + PROXY_REST;
+	fetch->deadline = now + fetch->tools->config->timeout;
 	why = ask_responder(fetch, now);
 	if (why)
 		set_why(fetch, "%s", why);
@@ -487,6 +510,8 @@ enum fetch_state fetch_step(
 		if (!fetch->exchange)
 			continue;
 		exchange = exchange_step(fetch->exchange, revents, now_steady);
+		if (exchange == EXCHANGE_FAILED && pass_proxy_by(fetch, now_steady))
+			continue;
 		if (exchange == EXCHANGE_FAILED) {
 			note_retry_after(fetch, 0);
 			fetch->fault = FETCH_FAULT_RESPONDER;

@@ -21,6 +21,7 @@ struct fetch;
 struct fetch_memory {
 	uint64_t posts[64]; /* 0: free */
 	size_t next;        /* to be overwritten */
+	int64_t proxy_back; /* steady clock: until then the proxy is passed by */
 };
 
 /*

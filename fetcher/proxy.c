@@ -50,7 +50,7 @@ static bool has_scheme(const char *text)
 	return strncmp(text + strcspn(text, ":/?#@"), "://", 3) == 0;
 }
 
-const char *proxy_parse(const char *text, struct proxy *proxy)
+static const char *parse_proxy(const char *text, struct proxy *proxy)
 {
 	static const char scheme[] = "http://";
 	const char *authority = text, *at = NULL, *why;
@@ -79,6 +79,32 @@ const char *proxy_parse(const char *text, struct proxy *proxy)
 	memcpy(rest, scheme, sizeof(scheme));
 	strncat(rest, authority, size);
 	return url_parse(rest, &proxy->url);
+}
+
+/* What stands after the first word. */
+static const char *second_word(const char *text)
+{
+	text += strcspn(text, " \t");
+	return text + strspn(text, " \t");
+}
+
+bool proxy_may_be_passed_by(const char *text)
+{
+	return strcmp(second_word(text), "direct") == 0;
+}
+
+const char *proxy_parse(const char *text, struct proxy *proxy)
+{
+	char first[1024];
+	size_t size = strcspn(text, " \t");
+
+	if (*second_word(text) && !proxy_may_be_passed_by(text))
+		return "after it only the word \"direct\" may stand";
+	if (size >= sizeof(first))
+		return "it is too long";
+	memcpy(first, text, size);
+	first[size] = '\0';
+	return parse_proxy(first, proxy);
 }
 
 /* True if host is name, or ends in it at a dot. */

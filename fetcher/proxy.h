@@ -13,10 +13,14 @@ struct proxy {
 };
 
 /*
- * Parses [http://][name[:password]@]host[:port], in which name and password may be percent-encoded.
+ * Parses [http://][name[:password]@]host[:port], in which name and password may be percent-encoded,
+ * with the word "direct" after it or not.
  * Returns NULL, or why it cannot be used, in words that do not repeat the password.
  */
 const char *proxy_parse(const char *text, struct proxy *proxy);
+
+/* True if the responder may be asked itself while the proxy of this text is down: "direct". */
+bool proxy_may_be_passed_by(const char *text);
 
 /*
  * True if the list of no_proxy has url's host in it. Its entries are separated by commas or spaces:

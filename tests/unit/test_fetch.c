@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetch.c proxy.c address.c http.c freshness.c clock.c bytes.c */
+/* links: fetch.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
 /*
  * The network is a script: exchanges are recorded, and answered with what comes next in it. So is
  * the judge, who believes whoever says "good".

@@ -54,10 +54,10 @@ static void test_urls_that_are_refused(void)
 		{"http://u:p%4@proxy.test/", "encodes nothing"},
 		{"http://u:p%4g@proxy.test/", "encodes nothing"},
 		{"http://u:p%00@proxy.test/", "control character"},
-		{"http://u:p%0d%0aX: y@proxy.test/", "control character"},
+		{"http://u:p%0d%0aX:y@proxy.test/", "control character"},
 		{"http://u:p@", "no host"},
 		{"http://u:p@:80/", "no host"},
-		{"http://u:p@a b/", "space"},
+		{"http://u:p@a b/", "direct"},
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
@@ -162,8 +162,24 @@ static void test_an_entry_that_is_long(void)
 	CHECK(proxy_is_excluded(list, &url));
 }
 
+static void test_direct(void)
+{
+	struct proxy proxy;
+
+	CHECK_STR(proxy_parse("http://cache.example:3128 direct", &proxy), NULL);
+	CHECK_STR(proxy.url.host, "cache.example");
+	CHECK_STR(proxy.url.port, "3128");
+	CHECK(proxy_may_be_passed_by("http://cache.example:3128 direct"));
+	CHECK(proxy_may_be_passed_by("cache.example  direct"));
+	CHECK(!proxy_may_be_passed_by("http://cache.example:3128"));
+	CHECK(!proxy_may_be_passed_by("http://direct"));
+	CHECK(strstr(proxy_parse("http://cache.example indirect", &proxy), "direct"));
+	CHECK(strstr(proxy_parse("http://cache.example direct off", &proxy), "direct"));
+}
+
 int main(void)
 {
+	test_direct();
 	test_urls_that_are_good();
 	test_urls_that_are_refused();
 	test_credentials_that_are_long();
