@@ -24,7 +24,8 @@ static void forget(struct descriptor *descriptor)
 {
 	if (descriptor->number < 0)
 		return;
-	*descriptor->link = descriptor->next;
+	if (descriptor->link)
+		*descriptor->link = descriptor->next;
 	if (descriptor->next)
 		descriptor->next->link = descriptor->link;
 	descriptor->number = -1;
@@ -45,7 +46,8 @@ static bool is_hosts_reserve(int number)
 	return (rlim_t)number >= limit.rlim_cur - reserve;
 }
 
-bool descriptor_adopt(struct descriptor *descriptor, int number)
+/* Takes number over, or closes it and returns false. */
+static bool identify(struct descriptor *descriptor, int number)
 {
 	struct stat is;
 
@@ -63,16 +65,31 @@ bool descriptor_adopt(struct descriptor *descriptor, int number)
 	}
 	*descriptor =
 		(struct descriptor){.number = number, .device = is.st_dev, .inode = is.st_ino};
+	return true;
+}
+
+bool descriptor_adopt(struct descriptor *descriptor, int number)
+{
+	if (!identify(descriptor, number))
+		return false;
 	remember(descriptor);
 	return true;
 }
 
-bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol)
+bool descriptor_open_unlisted(struct descriptor *descriptor, int family, int type, int protocol)
 {
 	int number = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
 
 	*descriptor = (struct descriptor){.number = -1};
-	return number >= 0 && descriptor_adopt(descriptor, number);
+	return number >= 0 && identify(descriptor, number);
+}
+
+bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol)
+{
+	if (!descriptor_open_unlisted(descriptor, family, type, protocol))
+		return false;
+	remember(descriptor);
+	return true;
 }
 
 void descriptor_move(struct descriptor *to, struct descriptor *from)

@@ -18,8 +18,8 @@ struct descriptor {
 	int number; /* -1: none */
 	dev_t device;
 	ino_t inode;
-	struct descriptor *next; /* of those that are open, in no order */
-	struct descriptor **link;
+	struct descriptor *next;  /* of those that are open, in no order */
+	struct descriptor **link; /* NULL: not among them */
 };
 
 /*
@@ -27,6 +27,12 @@ struct descriptor {
  * already where the host would be left with the last few numbers.
  */
 bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol);
+
+/*
+ * The same for a host's thread, of which there are many: it is not among those that a fork closes,
+ * and its owner keeps forks away until it is closed.
+ */
+bool descriptor_open_unlisted(struct descriptor *descriptor, int family, int type, int protocol);
 
 /* Takes number over, or closes it and returns false. */
 bool descriptor_adopt(struct descriptor *descriptor, int number);

@@ -91,6 +91,14 @@ STORED = (
     "cut",
 )
 
+# Fields have their size in four bytes before them.
+MESSAGES = {
+    "question": b"OCSPq\0\0\1\0" b"\0\0\0\4leaf" b"\0\0\0\6issuer",
+    "look": b"OCSPq\0\0\1\1" b"\0\0\0\4leaf" b"\0\0\0\0",
+    "answer": b"OCSPa\0\0\1\0" b"\0\0\1\xa1\xfeoG\xda" b"\0\0\0\5bytes" + bytes(8),
+    "refusal": b"OCSPa\0\0\1\3" + bytes(16) + b"\0\0\0\2no",
+}
+
 
 def write(name, seeds):
     directory = HERE / "corpus" / name
@@ -196,6 +204,7 @@ def main():
     write("http", {name: b"\0\x07\x03" + data for name, data in RESPONSES.items()})
     write("url", {str(i): url.encode() for i, url in enumerate(URLS)})
     write("config", FILES)
+    write("agent", MESSAGES)
 
 
 if __name__ == "__main__":
