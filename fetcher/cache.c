@@ -427,6 +427,7 @@ static bool slot_fill(struct cache *cache, struct slot *slot, const struct certi
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->stamp, 0);
 	atomic_store(&slot->looked, 0);
+	atomic_store(&slot->asked, 0);
 	atomic_store(&slot->sought, 0);
 	atomic_store(&slot->ready.serial, 0);
 	atomic_store(&slot->ready.stamp, 0);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "config.h"
 
+#include "agent.h"
 #include "http.h"
 #include "proxy.h"
 
@@ -74,6 +75,20 @@ static bool parse_store(const char *value, void *field)
 	config->store = value[0] == '/' ? value : NULL;
 	config->use_store = config->store;
 	return true;
+}
+
+/* A switch, or where it listens. */
+static bool parse_agent(const char *value, void *field)
+{
+	struct sockaddr_un address;
+	socklen_t size;
+	bool on;
+
+	if (agent_address(value, &address, &size))
+		return parse_text(value, field);
+	if (!parse_switch(value, &on))
+		return false;
+	return parse_text(on ? AGENT_NAME : NULL, field);
 }
 
 /* Not ours to complain about. */
@@ -162,6 +177,7 @@ static const struct config defaults = {
 	.enabled = true,
 	.use_store = true,
 	.fetch = true,
+	.agent = AGENT_NAME,
 	.timeout = 10000,
 	.startup_wait = 3000,
 	.log = "stderr",
@@ -179,6 +195,8 @@ static const struct variable variables[] = {
 	{"OCSPRELOAD_STORE", parse_store, FIELD(store), "an absolute path or off",
 		"the default directories"},
 	{"OCSPRELOAD_FETCH", parse_switch, FIELD(fetch), "on or off", "on"},
+	{"OCSPRELOAD_AGENT", parse_agent, FIELD(agent), "on, off, @NAME or an absolute path",
+		"@ocspreload"},
 	{"OCSPRELOAD_HTTP_PROXY", parse_proxy, FIELD(http_proxy),
 		"an http:// URL, with or without \"direct\" after it, or off", "none"},
 	{"OCSPRELOAD_TIMEOUT", parse_timeout, FIELD(timeout), "a time such as 10s or 500ms", "10s"},

@@ -24,6 +24,7 @@ struct config {
 	const char *cache_home; /* XDG_CACHE_HOME, or NULL */
 	const char *home;       /* HOME, or NULL */
 	bool fetch;             /* OCSPRELOAD_FETCH */
+	const char *agent;      /* OCSPRELOAD_AGENT: see agent_address; NULL: none is asked */
 	const char *http_proxy; /* OCSPRELOAD_HTTP_PROXY, else http_proxy; see proxy.h */
 	const char *no_proxy;   /* no_proxy, or NULL; see proxy.h */
 	int64_t timeout;      /* OCSPRELOAD_TIMEOUT: milliseconds for one exchange, name and all */

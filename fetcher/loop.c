@@ -25,6 +25,8 @@ enum {
 	 * certificates of it others may go first. */
 	LOOK_INTERVAL = 1000,
 	LOOK_STEP = 64,
+	/* The agent has its answer in memory, but may have to wait for a processor. */
+	AGENT_PATIENCE = 250,
 };
 
 /* To the responder or, before, to where the certificate says that its issuer is. */
@@ -100,8 +102,16 @@ static void remember_validators(struct loop *loop, const struct flight *flight)
 static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lock)
 {
 	const struct supply *supply = loop->supply;
+	const struct agent_manner manner = {
+		.patience = AGENT_PATIENCE, .leave = loop->gate->leave, .enter = loop->gate->enter};
 
 	supply_from_store(supply, slot, false);
+	if (!supply_is_due(supply, slot))
+		return false;
+	if (supply_from_agent(supply, slot, &manner, false)) {
+		supply_postpone(slot);
+		return false;
+	}
 	if (!supply_is_due(supply, slot))
 		return false;
 	if (!store_lock(supply->store, slot->key, lock)) {

@@ -30,11 +30,14 @@ static const struct command {
 		"ask the certificate's responders; a verified answer goes into the store that\n"
 		"      servers staple from (not asked while that is fresh, but for -f) or OUT.der"},
 	{"status", command_status, "i:", 1, "[-i ISSUER.pem] CERT.pem",
-		"say what the store, or OCSPRELOAD_RESPONSES, has for a certificate"},
+		"say what the store, OCSPRELOAD_RESPONSES and the agent have for a certificate"},
 	{"check", command_check, "i:a:", 2, "[-i ISSUER.pem] [-a TIME] CERT.pem RESPONSE.der",
 		"judge a response as of now, or of TIME (seconds since 1970)"},
 	{"doctor", command_doctor, "i:u:t:", 1, "[-i ISSUER.pem] [-u URL] [-t SECONDS] CERT.pem",
 		"say whether a server with this certificate would be stapled, or why not"},
+	{"agent", command_agent, "U:", 0, "[-U USER]",
+		"fetch for servers that cannot, and for all others once; they ask at\n"
+		"      OCSPRELOAD_AGENT (@ocspreload); -U gives up root for USER"},
 };
 
 enum { COMMANDS = sizeof(commands) / sizeof(*commands) };
@@ -88,6 +91,9 @@ static bool apply_option(struct tool *tool, int option, const char *value)
 		return true;
 	case 'o':
 		tool->output = value;
+		return true;
+	case 'U':
+		tool->user = value;
 		return true;
 	case 'a':
 		return parse_number(value, 0, last, &tool->at);
@@ -176,7 +182,9 @@ static int run_command(const struct command *command, int argc, char *argv[])
 
 	if (!load_config(&tool.config))
 		return EXIT_NOT_GOOD;
-	store_open(&tool.store, &tool.config);
+	/* The agent opens its own, as the user that it becomes. */
+	if (command->run != command_agent)
+		store_open(&tool.store, &tool.config);
 	operands = parse_options(&tool, command, argc, argv);
 	if (!operands)
 		return EXIT_USAGE;

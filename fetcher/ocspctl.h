@@ -23,6 +23,7 @@ struct tool {
 	struct config config; /* as the shim would have it in this environment */
 	struct store store;
 
+	const char *user;   /* -U, or NULL */
 	const char *issuer; /* -i, or NULL */
 	const char *output; /* -o, or NULL */
 	bool force;         /* -f */
@@ -92,6 +93,12 @@ bool stored_judge(const struct tool *tool, const struct subject *subject,
  */
 bool ready_answer(const struct tool *tool, const struct subject *subject, struct ready_answer *out);
 
+/*
+ * Prints what the machine's agent has for a subject that has its issuer, in one line; nothing if
+ * there is no agent. True if that is a good response.
+ */
+bool print_agent(const struct tool *tool, const struct subject *subject);
+
 /* Says why nothing came of it. Returns the exit code. */
 int print_failure(const char *path, const char *why);
 
@@ -99,6 +106,7 @@ int print_failure(const char *path, const char *why);
 int print_judgement(FILE *out, const struct judgement *judgement);
 
 /* The subcommands: the operands are as many as the table in ocspctl.c says. */
+int command_agent(struct tool *tool, char **operands);
 int command_check(struct tool *tool, char **operands);
 int command_doctor(struct tool *tool, char **operands);
 int command_fetch(struct tool *tool, char **operands);

@@ -86,6 +86,7 @@ static int diagnose(const struct tool *tool, const char *path, struct subject *s
 	else
 		code = print_failure(path, "memory ran out");
 	inquiry_free(&inquiry);
+	print_agent(tool, subject);
 	return code;
 }
 

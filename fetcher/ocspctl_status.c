@@ -83,6 +83,8 @@ int command_status(struct tool *tool, char **operands)
 	if (!why)
 		why = subject_find_issuer(tool, operands[0], &subject);
 	code = why ? print_failure(operands[0], why) : report(tool, &subject);
+	if (!why && print_agent(tool, &subject))
+		code = EXIT_GOOD;
 	subject_free(&subject);
 	return code;
 }

@@ -387,6 +387,9 @@ const struct issuer_entry *supply_issuer(const struct supply *supply, struct slo
 
 	choose_again(supply, slot, count);
 	issuer = find_issuer(supply, slot, !was_searched_for(slot, count));
+	/* A host's thread may have found it while a search here ended in vain. */
+	if (issuer && atomic_load(&slot->state) == SLOT_NO_ISSUER)
+		know_issuer(supply, slot, issuer);
 	atomic_store(&slot->issuers_seen, count);
 	atomic_store(&slot->files_seen, count + 1);
 	return issuer;
@@ -799,4 +802,91 @@ bool supply_has_ready(const struct supply *supply, struct slot *slot)
 	has = ready_stamp(supply->ready, serial_of(supply, slot)) != 0;
 	ready_unlock(supply->ready);
 	return has;
+}
+
+/*
+ * The agent
+ */
+
+/* One that did sign the certificate, whoever says so. */
+static const struct issuer_entry *issuer_from_agent(
+	const struct supply *supply, struct slot *slot, struct bytes der)
+{
+	const struct issuer_entry *entry = NULL;
+
+	if (issuer_signed(supply->crypto, slot->certificate, der))
+		entry = pool_issuer(supply, der);
+	if (entry)
+		know_issuer(supply, slot, entry);
+	return entry;
+}
+
+static bool is_held(const struct slot *slot, const struct judgement *judgement)
+{
+	return judgement->verdict == VERDICT_GOOD && atomic_load(&slot->state) == SLOT_GOOD &&
+	       atomic_load(&slot->this_update) == judgement->this_update &&
+	       cache_usable_until(slot) == judgement->usable_until;
+}
+
+/* False if it is of no use. The agent is to us what a cache is that says how long it is fresh. */
+static bool take_of_agent(const struct supply *supply, struct slot *slot,
+	const struct agent_answer *answer, struct bytes issuer, bool keeps)
+{
+	int64_t now = clock_wall(), fresh_until = 0, end;
+	struct judgement judgement =
+		ocsp_judge(supply->crypto, answer->response, slot->certificate, issuer, now / 1000);
+
+	if (judgement.verdict != VERDICT_GOOD && judgement.verdict != VERDICT_REVOKED) {
+		log_info("%s: the agent's response is of no use: %s", slot->label,
+			verdict_text(judgement.verdict));
+		return false;
+	}
+	end = judgement.usable_until * 1000;
+	if (answer->status == AGENT_HOLDS)
+		fresh_until = answer->due < end ? answer->due : end;
+	if (!is_held(slot, &judgement)) {
+		if (take(supply, slot, &judgement, answer->response, now, "the agent",
+			    fresh_until) != CACHE_DONE)
+			return false;
+		if (keeps && store_write(supply->store, slot->key, answer->response))
+			atomic_store(&slot->stamp, store_look(supply->store, slot->key));
+	} else if (fresh_until > 0) {
+		atomic_store(&slot->failures, 0);
+		atomic_store(&slot->due,
+			freshness_due(now + SCHEDULE_LEAST, fresh_until, now, end, supply_draw()));
+	}
+	return true;
+}
+
+bool supply_from_agent(const struct supply *supply, struct slot *slot,
+	const struct agent_manner *manner, bool without_issuer)
+{
+	const struct issuer_entry *issuer;
+	struct agent_question question;
+	struct agent_answer answer;
+	struct buffer message = {0};
+	bool asks = false;
+
+	if (!supply->config->agent)
+		return false;
+	issuer = find_issuer(supply, slot, false);
+	if (!issuer && !without_issuer)
+		return false;
+	question = (struct agent_question){.certificate = slot->certificate,
+		.issuer = issuer ? issuer->der : (struct bytes){0}};
+	if (!agent_ask(supply->config->agent, &question, manner, &message) ||
+		!agent_decode_answer(buffer_bytes(&message), &answer))
+		goto out;
+	if (!issuer && answer.issuer.size > 0)
+		issuer = issuer_from_agent(supply, slot, answer.issuer);
+	if (issuer && answer.response.size > 0 &&
+		!take_of_agent(supply, slot, &answer, issuer->der, !manner->begin))
+		goto out;
+	asks = answer.status == AGENT_ASKS;
+	if (answer.why.size > 0)
+		log_debug("%s: the agent says: %.*s", slot->label, (int)answer.why.size,
+			(const char *)answer.why.data);
+out:
+	buffer_free(&message);
+	return asks;
 }

@@ -6,6 +6,7 @@
 #ifndef OCSPRELOAD_SUPPLY_H
 #define OCSPRELOAD_SUPPLY_H
 
+#include "agent.h"
 #include "cache.h"
 #include "config.h"
 #include "libcrypto.h"
@@ -96,6 +97,16 @@ bool supply_has_ready(const struct supply *supply, struct slot *slot);
  * certificates or have nobody to do it for them. True if there was something to judge.
  */
 bool supply_from_store(const struct supply *supply, struct slot *slot, bool is_loading);
+
+/*
+ * Asks the machine's agent, if there is one (agent.h), and takes what it has. True if it is asking
+ * the responder this moment: to ask as well would be once too often. Otherwise supply_is_due tells
+ * whether there is still something to do. Without an issuer it is asked only if anything goes:
+ * while a host loads certificates, the chain may be yet to come. For any thread; the shim's own
+ * keeps what it brings in the store.
+ */
+bool supply_from_agent(const struct supply *supply, struct slot *slot,
+	const struct agent_manner *manner, bool without_issuer);
 
 /*
  * Takes a verified answer of a responder, and stores it for others. The judgement must be good or

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "host.h"
 
+#include "../fetcher/agent.h"
 #include "../fetcher/clock.h"
 #include "../fetcher/descriptor.h"
 #include "../fetcher/log.h"
@@ -29,6 +30,10 @@ enum {
 	 * it; but on a machine short of processors the thread may not be running. */
 	EXIT_PATIENCE = 2000,
 	STACK_SIZE = 512 << 10,
+	/* Milliseconds for the agent. It has its answer in memory, but may have to wait for a
+	 * processor. */
+	AGENT_PATIENCE = 250,
+	AGENT_PATIENCE_PASSING = 5,
 	NO_PID = 0, /* of a child of a raw clone */
 };
 
@@ -252,9 +257,9 @@ static void ensure_thread(void)
 	atomic_store(&thread_lives, false);
 	atomic_store(&next_check, clock_steady() + RETRY_INTERVAL);
 	if (!atomic_exchange(&reported, true))
-		log_warning(
+		log_write(agent_is_there() ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING,
 			"no thread can be started in this process (%s): it staples only what "
-			"another process of the same service fetches",
+			"another process of the same service or an agent (ocspctl agent) fetches",
 			strerror(error));
 }
 
@@ -299,15 +304,33 @@ bool host_check_thread(bool due)
 	return !atomic_load(&somebody_leads);
 }
 
-void host_await(const struct slot *slot)
+bool host_may_wait(const struct slot *slot)
 {
-	int64_t deadline = atomic_load(&slot->registered) + config.startup_wait;
+	return clock_steady() < atomic_load(&slot->registered) + config.startup_wait;
+}
 
+bool host_await(const struct slot *slot)
+{
+	if (!host_may_wait(slot))
+		return true;
 	/* If nobody leads, nothing will come; a thread just born has had no time to. A child of a
 	 * raw clone cannot tell. */
-	if (clock_steady() < deadline && (atomic_load(&thread_lives) || !host_is_itself() ||
-						 cache_is_led(atomic_load(&cache))))
-		cache_await(atomic_load(&cache), slot, deadline);
+	if (!atomic_load(&thread_lives) && host_is_itself() && !cache_is_led(atomic_load(&cache)))
+		return false;
+	cache_await(
+		atomic_load(&cache), slot, atomic_load(&slot->registered) + config.startup_wait);
+	return true;
+}
+
+/* fork takes lock too: none happens while there is a descriptor that its child would inherit. */
+bool host_ask_agent(const struct supply *supply, struct slot *slot, enum host_occasion occasion)
+{
+	const struct agent_manner manner = {
+		.patience = occasion == HOST_PASSES ? AGENT_PATIENCE_PASSING : AGENT_PATIENCE,
+		.begin = host_lock,
+		.end = host_unlock};
+
+	return host_is_itself() && supply_from_agent(supply, slot, &manner, occasion != HOST_LOADS);
 }
 
 /*

@@ -83,8 +83,23 @@ void host_child_cloned(bool is_known_to_libc);
  */
 void host_crypto_ends(const void *function);
 
-/* Waits for the first answer for slot, as long as the startup window is open and there is hope. */
-void host_await(const struct slot *slot);
+/*
+ * Waits for the first answer for slot, as long as the startup window is open and there is hope.
+ * False, at once, if it is open but nobody leads who could bring one.
+ */
+bool host_await(const struct slot *slot);
+
+/* True while that window is open. */
+bool host_may_wait(const struct slot *slot);
+
+enum host_occasion {
+	HOST_LOADS,  /* a certificate, whose chain may be yet to come */
+	HOST_WAITS,  /* for a first answer, in the startup window */
+	HOST_PASSES, /* in a handshake that is not to be held up */
+};
+
+/* Asks the machine's agent for slot: supply_from_agent on a host's thread. */
+bool host_ask_agent(const struct supply *supply, struct slot *slot, enum host_occasion occasion);
 
 /* Protects what the host's threads share in this process (registry.c, staple.c); fork-safe. */
 void host_lock(void);

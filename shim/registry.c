@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ASK_INTERVAL = 1000 }; /* milliseconds */
+
 /*
  * What is known of a host's X509, hung on it as ex_data, so that it goes when the X509 goes. Only
  * hooks hang it there: they run before a certificate is shared between threads, a handshake may
@@ -309,9 +311,21 @@ static bool is_concerned(const struct libssl *lib, int result)
 	return result > 0 && lib->known && host_is_wanted();
 }
 
+/* Once for all the hooks by which a certificate and its chain come. */
+static void ask_agent(const struct supply *supply, struct slot *slot)
+{
+	int64_t now = clock_steady();
+
+	if (!host_is_itself() || now - atomic_load(&slot->asked) < ASK_INTERVAL)
+		return;
+	host_ask_agent(supply, slot, HOST_LOADS);
+	if (atomic_load(&slot->issuer))
+		atomic_store(&slot->asked, now);
+}
+
 /*
- * A response in a file that is still good spares the thread until it is due, for servers that
- * are started anew for each connection. It cannot be judged before the chain is there.
+ * A response in a file, or the agent's, that is still good spares the thread until it is due, for
+ * servers that are started anew for each connection. It cannot be judged before the chain is there.
  */
 static void fill(struct libssl *lib, struct slot *slot)
 {
@@ -327,7 +341,10 @@ static void fill(struct libssl *lib, struct slot *slot)
 	waits_for_chain =
 		!atomic_load(&slot->issuer) &&
 		(store_look(supply.store, slot->key) != 0 || supply_has_ready(&supply, slot));
-	if (!waits_for_chain && supply_is_due(&supply, slot))
+	if (waits_for_chain || !supply_is_due(&supply, slot))
+		return;
+	ask_agent(&supply, slot);
+	if (supply_is_due(&supply, slot))
 		host_want_thread();
 }
 

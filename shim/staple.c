@@ -10,8 +10,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { LOOK_INTERVAL = 1000 };
+enum {
+	LOOK_INTERVAL = 1000,
+	ASK_INTERVAL = 10, /* of one who waits for the agent to have something */
+};
 
 typedef int status_callback(SSL *ssl, void *argument);
 
@@ -71,10 +75,22 @@ static void look(const struct supply *supply, struct slot *slot)
 	supply_from_store(supply, slot, false);
 }
 
+/* The machine's agent; as seldom, and only when it is time for a newer response. */
+static void ask_agent(const struct supply *supply, struct slot *slot)
+{
+	int64_t now = clock_steady();
+
+	if (!host_is_itself() || !supply_is_due(supply, slot) ||
+		now - atomic_load(&slot->asked) < LOOK_INTERVAL)
+		return;
+	atomic_store(&slot->asked, now);
+	host_ask_agent(supply, slot, HOST_PASSES);
+}
+
 /*
  * After a long silence in which nothing was refreshed, what others put into files may be there
- * already. Where nobody fetches (OCSPRELOAD_FETCH=off, no thread to be had), it is all there ever
- * is, and it may say that what is held is revoked.
+ * already. Where nobody fetches (OCSPRELOAD_FETCH=off, no thread to be had), that and what the
+ * agent has is all there ever is, and it may say that what is held is revoked.
  */
 static void refresh(struct libssl *lib, struct slot *slot)
 {
@@ -83,8 +99,25 @@ static void refresh(struct libssl *lib, struct slot *slot)
 	/* Before there is a thread: it would look at the same. */
 	if (cache_usable_until(slot) <= clock_wall() / 1000)
 		look(&supply, slot);
-	if (!supply.config->fetch || host_check_thread(supply_is_due(&supply, slot)))
-		look(&supply, slot);
+	if (supply.config->fetch && !host_check_thread(supply_is_due(&supply, slot)))
+		return;
+	look(&supply, slot);
+	ask_agent(&supply, slot);
+}
+
+/*
+ * For a first answer, within the startup window. The agent answers at once, that it is asking if
+ * need be: nobody has a descriptor, or keeps a fork away, while he waits.
+ */
+static void await(struct libssl *lib, struct slot *slot)
+{
+	static const struct timespec moment = {0, ASK_INTERVAL * 1000000};
+	struct supply supply = host_supply(&lib->crypto);
+
+	if (host_await(slot))
+		return;
+	while (host_ask_agent(&supply, slot, HOST_WAITS) && host_may_wait(slot))
+		nanosleep(&moment, NULL);
 }
 
 /*
@@ -122,7 +155,7 @@ static bool staple_from(struct libssl *lib, SSL *ssl, struct slot *slot, X509 *x
 	seek_issuer(lib, ssl, slot, x);
 	refresh(lib, slot);
 	if (cache_usable_until(slot) == 0)
-		host_await(slot);
+		await(lib, slot);
 	response = copy_response(&lib->crypto, slot, &size);
 	if (!response)
 		return false;

@@ -37,6 +37,7 @@ class Shim:
         self.variables = {
             "OCSPRELOAD_LOG_LEVEL": "debug",
             "OCSPRELOAD_STORE": "off",
+            "OCSPRELOAD_AGENT": "off",
             **variables,
         }
 
