@@ -16,7 +16,16 @@ import sys
 import threading
 
 from client import Talk, handshake
-from servers import HERE, PLAIN_ENVIRONMENT, Server, end_tree, send_signal
+from servers import (
+    HERE,
+    PLAIN_ENVIRONMENT,
+    Server,
+    children,
+    end_tree,
+    is_alive,
+    send_signal,
+    threads,
+)
 from support import wait_until
 
 TROUBLE = re.compile(
@@ -539,38 +548,6 @@ class PostfixWithStore(Postfix):
     jail = "n"
 
 
-class DovecotWithStore(Daemon):
-    """Not chrooted, as it would be by default; but not root, and with no process more than one."""
-
-    program = "dovecot"
-    keeps_cache = False
-    shares_cache = False
-    has_store = False  # nobody of it could write there
-    talk = Talk(request=b"a LOGOUT\r\n")
-    log_files = ("mail.log",)
-
-    def configure(self):
-        names = " ".join(
-            f"{name}={value}" if " " not in value else f'"{name}={value}"'
-            for name, value in self.environment().items()
-            if name not in ("PATH", "HOME")
-        )
-        self.write(
-            "dovecot.conf",
-            f"base_dir = {self.directory}/run\nstate_dir = {self.directory}/state\n"
-            f"log_path = {self.directory}/mail.log\nprotocols = imap\nlisten = 127.0.0.1\n"
-            f"ssl = required\nssl_cert = <{self.certificate}\nssl_key = <{self.key}\n"
-            "passdb {\n driver = static\n args = nopassword=y\n}\n"
-            "userdb {\n driver = static\n args = uid=mail gid=mail home=/tmp\n}\n"
-            "service imap-login {\n chroot =\n inet_listener imap {\n  port = 0\n }\n"
-            f" inet_listener imaps {{\n  port = {self.port}\n  ssl = yes\n }}\n}}\n"
-            f"import_environment = TZ {names}\n",
-        )
-
-    def command(self):
-        return ["dovecot", "-F", "-c", str(self.directory / "dovecot.conf")]
-
-
 class Gunicorn(Daemon):
     """The sync worker loads the certificate anew for each connection."""
 
@@ -638,3 +615,104 @@ class Unbound(Daemon):
 
     def command(self):
         return ["unbound", "-d", "-p", "-c", str(self.directory / "jail" / "unbound.conf")]
+
+
+class Dovecot(Daemon):
+    """
+    As Debian configures it: imap-login and pop3-login are executed by the master when they are
+    needed, chroot themselves, may have no second thread, and load the certificate only then.
+    """
+
+    program = "dovecot"
+    has_store = False
+    keeps_cache = False
+    shares_cache = False
+    talk = Talk(request=b"a LOGOUT\r\n")
+    log_files = ("mail.log",)
+    protocol, service = "imap", "imaps"
+    jail = ""  # the default
+
+    def configure(self):
+        names = " ".join(
+            f"{name}={value}" if " " not in value else f'"{name}={value}"'
+            for name, value in self.environment().items()
+            if name not in ("PATH", "HOME")
+        )
+        self.write(
+            "dovecot.conf",
+            f"base_dir = {self.directory}/run\nstate_dir = {self.directory}/state\n"
+            f"log_path = {self.directory}/mail.log\nprotocols = {self.protocol}\n"
+            f"listen = 127.0.0.1\nssl_cert = <{self.certificate}\nssl_key = <{self.key}\n"
+            "passdb {\n driver = static\n args = nopassword=y\n}\n"
+            "userdb {\n driver = static\n args = uid=mail gid=mail home=/nonexistent\n}\n"
+            f"service {self.protocol}-login {{\n{self.jail}"
+            f" inet_listener {self.protocol} {{\n  port = 0\n }}\n"
+            f" inet_listener {self.service} {{\n  port = {self.port}\n }}\n}}\n"
+            f"import_environment = $import_environment {names}\n",
+        )
+
+    def wait_ready(self):
+        """Until it is done with whoever came to look whether it listens."""
+        super().wait_ready()
+        wait_until(lambda: f"{self.protocol}-login: " in self.log(), what=self.log)
+
+    def handshake(self, **options):
+        result = super().handshake(**options)
+        # What it says first when another of its processes is still starting.
+        if result.answer.startswith(b"* OK Waiting"):
+            result.answer = result.answer.partition(b"\r\n")[2]
+        return result
+
+    def reload(self):
+        """Who is accepted by a login process that is about to go is hung up on."""
+        old = children(self.pid)
+        super().reload()
+        wait_until(lambda: not any(map(self._is_login, old)))
+
+    def _is_login(self, pid):
+        return is_alive(pid) and f"{self.protocol}-login" in threads(pid)
+
+    def command(self):
+        return ["dovecot", "-F", "-c", str(self.directory / "dovecot.conf")]
+
+
+class DovecotPop3(Dovecot):
+    protocol, service = "pop3", "pop3s"
+    talk = Talk(request=b"QUIT\r\n")
+
+
+class DovecotWithStore(Dovecot):
+    """Not chrooted, as it would be by default; but not root, and with no process more than one."""
+
+    jail = " chroot =\n"
+
+
+class PhpCli(Daemon):
+    """Loads the certificate anew for each connection, in a context of its own."""
+
+    program = "php"
+    reload_signal = None
+    exit_status = -signal.SIGTERM
+    has_store = True
+    shares_cache = True
+
+    def configure(self):
+        self.write(
+            "server.php",
+            "<?php\n"
+            "$context = stream_context_create(['ssl' => [\n"
+            f"  'local_cert' => '{self.both}', 'verify_peer' => false,\n"
+            "]]);\n"
+            f"$server = stream_socket_server('ssl://127.0.0.1:{self.port}', $number, $text,\n"
+            "  STREAM_SERVER_BIND | STREAM_SERVER_LISTEN, $context);\n"
+            "while (true) {\n"
+            "  $connection = @stream_socket_accept($server, 3600);\n"
+            "  if (!$connection) continue;\n"
+            "  fread($connection, 4096);\n"
+            "  fwrite($connection, \"HTTP/1.0 200 OK\\r\\n\\r\\nhello\");\n"
+            "  fclose($connection);\n"
+            "}\n",
+        )
+
+    def command(self):
+        return ["php", str(self.directory / "server.php")]
