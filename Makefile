@@ -249,6 +249,10 @@ install: all
 	install -m 755 $(BUILD)/ocspreload '$(DESTDIR)$(BINDIR)/ocspreload'
 	sed 's,/usr/local/lib/,$(LIBDIR)/,' contrib/systemd/ocspreload.conf > $(BUILD)/systemd.conf
 	install -m 644 $(BUILD)/systemd.conf '$(DESTDIR)$(DOCDIR)/systemd.conf'
+	install -m 644 contrib/systemd/ocspreload-agent.socket '$(DESTDIR)$(DOCDIR)'
+	sed 's,/usr/local/bin/,$(BINDIR)/,' contrib/systemd/ocspreload-agent.service \
+		> $(BUILD)/ocspreload-agent.service
+	install -m 644 $(BUILD)/ocspreload-agent.service '$(DESTDIR)$(DOCDIR)'
 	install -m 644 README.md DESIGN.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
 
 uninstall:
