@@ -152,6 +152,12 @@ static bool changes_chain(int command)
 	       command == SSL_CTRL_CHAIN_CERT || command == SSL_CTRL_BUILD_CERT_CHAIN;
 }
 
+static bool sets_response(int command)
+{
+	return command == SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP ||
+	       command == LIBSSL_SET_CHAIN_RESPONSES;
+}
+
 HOOK long SSL_CTX_ctrl(SSL_CTX *ctx, int command, long number, void *pointer)
 {
 	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
@@ -171,6 +177,8 @@ HOOK long SSL_ctrl(SSL *ssl, int command, long number, void *pointer)
 
 	if (changes_chain(command))
 		registry_see_ssl(lib, ssl, result > 0);
+	else if (sets_response(command) && lib)
+		staple_host_response(lib, ssl);
 	return result;
 }
 

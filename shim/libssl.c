@@ -240,11 +240,15 @@ static struct libssl *bind_library(const void *real)
 	lib->x509_index = -1;
 	lib->ctx_index = -1;
 	lib->door_index = -1;
+	lib->ssl_index = -1;
 	lib->version = find_version(handle);
 	if (bind_hooks(lib, handle) && bind_functions(lib, handle) && lib->version &&
 		!libcrypto_bind(&lib->crypto, handle)) {
 		bind_client_methods(lib, handle);
 		lib->known = true;
+		/* 3.6.0 can, but what it sends for certificates without a response is an empty one.
+		 */
+		lib->multistaples = lib->version >= 0x30600010UL;
 	}
 	/* A host that asks dlerror next must not read of what we did not find. */
 	dlerror();

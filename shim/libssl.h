@@ -48,12 +48,20 @@
 	F(SSL_CTX_up_ref)                \
 	F(SSL_get_SSL_CTX)               \
 	F(SSL_get_certificate)           \
+	F(SSL_get_ex_data)               \
 	F(SSL_get_ssl_method)            \
 	F(SSL_is_server)                 \
+	F(SSL_set_ex_data)               \
 	F(SSL_set_options)               \
+	F(SSL_version)                   \
 	F(TLS_client_method)
 
-enum { LIBSSL_CLIENT_METHODS = 9 };
+enum {
+	LIBSSL_CLIENT_METHODS = 9,
+	/* A command of SSL_ctrl, SSL_CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP_EX in the headers of
+	 * 3.6. */
+	LIBSSL_SET_CHAIN_RESPONSES = 143,
+};
 
 struct libssl {
 	struct libssl *next;
@@ -66,6 +74,8 @@ struct libssl {
 	unsigned long version; /* as OpenSSL_version_num has it */
 	atomic_bool reached;   /* by a hook that the host itself called, not the library */
 	atomic_bool passed_by; /* libssl_find_passed_by has found it */
+	/* It can send a response for every certificate of the chain, with TLS 1.3. */
+	bool multistaples;
 
 #define F(name) __typeof__(&name) name;
 	LIBSSL_HOOKS(F)
@@ -80,6 +90,7 @@ struct libssl {
 	_Atomic int ctx_index;
 	/* And of sidedoor.c, -1 where it is closed. */
 	_Atomic int door_index;
+	_Atomic int ssl_index;
 };
 
 /*

@@ -18,14 +18,16 @@ enum { ASK_INTERVAL = 1000 }; /* milliseconds */
  * not.
  */
 struct note {
-	atomic_bool seen;            /* as a server's certificate */
-	atomic_bool pooled;          /* as somebody's issuer */
-	_Atomic(struct slot *) slot; /* NULL: not to be stapled */
-	_Atomic uint32_t generation; /* of the slot, when it was this certificate's */
+	atomic_bool pooled; /* as somebody's issuer */
+	struct tie {
+		atomic_bool seen;
+		_Atomic(struct slot *) slot; /* NULL: not to be stapled */
+		_Atomic uint32_t generation; /* of the slot, when it was this certificate's */
+	} in[2];                             /* enum role */
 };
 
 /*
- * How many notes of this process point to each slot, by its number: the generation in the upper
+ * How often notes of this process point to each slot, by its number: the generation in the upper
  * half, the count in the lower. A child has its own copy, as it has of the notes.
  */
 static _Atomic(_Atomic uint64_t *) loaded;
@@ -74,36 +76,36 @@ bool registry_is_loaded(const struct slot *slot)
 }
 
 /* The slot is pinned. Counted once, whoever else comes by with the same certificate. */
-static void note_slot(struct note *note, struct slot *slot)
+static void tie_slot(struct tie *tie, struct slot *slot)
 {
 	uint32_t generation = atomic_load(&slot->generation);
 
 	host_lock();
 	prepare_loaded(host_cache());
-	if (atomic_load(&note->slot) != slot || atomic_load(&note->generation) != generation) {
+	if (atomic_load(&tie->slot) != slot || atomic_load(&tie->generation) != generation) {
 		count_note(slot, generation, 1);
-		atomic_store(&note->generation, generation);
-		atomic_store(&note->slot, slot);
+		atomic_store(&tie->generation, generation);
+		atomic_store(&tie->slot, slot);
 	}
 	host_unlock();
 }
 
-static void release_slot(struct note *note)
+static void release_tie(struct tie *tie)
 {
-	struct slot *slot = atomic_load(&note->slot);
-	uint32_t generation = atomic_load(&note->generation);
+	struct slot *slot = atomic_load(&tie->slot);
+	uint32_t generation = atomic_load(&tie->generation);
 
 	if (slot && loaded_of(slot) && count_note(slot, generation, -1) == 0 && host_is_itself())
 		cache_release(host_cache(), slot, generation);
 }
 
 /* Pinned, or NULL if it is another certificate's by now. */
-static struct slot *noted_slot(const struct note *note)
+static struct slot *tied_slot(const struct tie *tie)
 {
-	struct slot *slot = atomic_load(&note->slot);
+	struct slot *slot = atomic_load(&tie->slot);
 	int64_t now;
 
-	if (!slot || !cache_pin(slot, atomic_load(&note->generation)))
+	if (!slot || !cache_pin(slot, atomic_load(&tie->generation)))
 		return NULL;
 	now = clock_steady();
 	if (cache_touch(slot, now) && host_is_itself())
@@ -120,8 +122,8 @@ static void free_note(
 	(void)index;
 	(void)argl;
 	(void)argp;
-	if (note)
-		release_slot(note);
+	for (int role = ROLE_LEAF; note && role <= ROLE_LINK; role++)
+		release_tie(&((struct note *)note)->in[role]);
 	free(note);
 }
 
@@ -157,9 +159,10 @@ out:
 
 /* Why a certificate is never stapled, or NULL. Normal in 2026, and not worth more than a debug
  * line. */
-static const char *why_not(const struct certificate *certificate, const char *responders)
+static const char *why_not(
+	const struct certificate *certificate, enum role role, const char *responders)
 {
-	if (!certificate->may_be_server)
+	if (role == ROLE_LEAF && !certificate->may_be_server)
 		return "it is not for servers (extendedKeyUsage)";
 	if (certificate->is_self_issued)
 		return "it is self-signed";
@@ -169,7 +172,7 @@ static const char *why_not(const struct certificate *certificate, const char *re
 }
 
 /* The slot of a certificate, pinned, made if it is to be stapled; NULL if it is not. */
-static struct slot *register_certificate(struct libssl *lib, X509 *x)
+static struct slot *register_certificate(struct libssl *lib, X509 *x, enum role role)
 {
 	const struct config *config = host_config();
 	struct certificate certificate;
@@ -179,8 +182,11 @@ static struct slot *register_certificate(struct libssl *lib, X509 *x)
 
 	if (!certificate_read(&lib->crypto, x, &certificate))
 		return NULL;
-	responders = config->responder ? config->responder : certificate.responders;
-	why = why_not(&certificate, responders);
+	/* The responder that is named in place of the leaf's need not know other CAs' certificates.
+	 */
+	responders =
+		role == ROLE_LEAF && config->responder ? config->responder : certificate.responders;
+	why = why_not(&certificate, role, responders);
 	if (why) {
 		log_debug("%s: not stapled: %s", certificate.label, why);
 		goto out;
@@ -203,21 +209,23 @@ out:
 }
 
 /* Pinned. */
-static struct slot *see_certificate(struct libssl *lib, X509 *x)
+static struct slot *see_certificate(struct libssl *lib, X509 *x, enum role role)
 {
 	struct note *note = note_of(lib, x);
 	struct slot *slot;
+	struct tie *tie;
 
 	if (!note)
 		return NULL;
-	slot = noted_slot(note);
-	if (slot || (atomic_load(&note->seen) && !atomic_load(&note->slot)))
+	tie = &note->in[role];
+	slot = tied_slot(tie);
+	if (slot || (atomic_load(&tie->seen) && !atomic_load(&tie->slot)))
 		return slot;
 	/* New here, or forgotten meanwhile and come back. */
-	slot = register_certificate(lib, x);
+	slot = register_certificate(lib, x, role);
 	if (slot)
-		note_slot(note, slot);
-	atomic_store(&note->seen, true);
+		tie_slot(tie, slot);
+	atomic_store(&tie->seen, true);
 	return slot;
 }
 
@@ -348,13 +356,31 @@ static void fill(struct libssl *lib, struct slot *slot)
 		host_want_thread();
 }
 
+/* What is sent after a leaf that is stapled. */
+static void see_links(struct libssl *lib, SSL_CTX *ctx, const STACK_OF(X509) * chain)
+{
+	const OPENSSL_STACK *stack = (const OPENSSL_STACK *)chain;
+	int count = lib->multistaples && chain ? lib->crypto.OPENSSL_sk_num(stack) : 0;
+
+	for (int i = 0; i < count; i++) {
+		X509 *x = lib->crypto.OPENSSL_sk_value(stack, i);
+		struct slot *slot = see_certificate(lib, x, ROLE_LINK);
+
+		if (!slot)
+			continue;
+		registry_seek_issuer(lib, ctx, slot, x);
+		fill(lib, slot);
+		cache_unpin(slot);
+	}
+}
+
 /*
  * A certificate that is not stapled needs no issuer either; but the chain may come before the
  * certificate (Ruby's openssl).
  */
 static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 {
-	struct slot *slot = x ? see_certificate(lib, x) : NULL;
+	struct slot *slot = x ? see_certificate(lib, x, ROLE_LEAF) : NULL;
 	STACK_OF(X509) *extra = NULL, *chain = NULL;
 
 	if (slot)
@@ -372,6 +398,7 @@ static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 		return;
 	registry_seek_issuer(lib, ctx, slot, x);
 	fill(lib, slot);
+	see_links(lib, ctx, chain ? chain : extra);
 	cache_unpin(slot);
 }
 
@@ -413,15 +440,17 @@ bool registry_see_new(struct libssl *lib, SSL_CTX *ctx)
 	return true;
 }
 
-struct slot *registry_slot(struct libssl *lib, X509 *x)
+struct slot *registry_slot(struct libssl *lib, X509 *x, enum role role)
 {
 	struct note *note = NULL;
 	struct slot *slot;
+	struct tie *tie;
 
 	if (lib->x509_index >= 0)
 		note = lib->crypto.X509_get_ex_data(x, lib->x509_index);
-	slot = note ? noted_slot(note) : NULL;
-	if (slot || (note && atomic_load(&note->seen) && !atomic_load(&note->slot)))
+	tie = note ? &note->in[role] : NULL;
+	slot = tie ? tied_slot(tie) : NULL;
+	if (slot || (tie && atomic_load(&tie->seen) && !atomic_load(&tie->slot)))
 		return slot;
-	return register_certificate(lib, x);
+	return register_certificate(lib, x, role);
 }

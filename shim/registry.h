@@ -9,6 +9,12 @@
 #include "../fetcher/cache.h"
 #include "libssl.h"
 
+/* A certificate's place in a chain. */
+enum role {
+	ROLE_LEAF, /* the server's own */
+	ROLE_LINK, /* sent after it */
+};
+
 /*
  * To be called on the host's thread after the real function has run with this result (> 0:
  * success): registers the certificate that the context or connection now holds, if it may be a
@@ -25,10 +31,10 @@ int registry_see_ssl(struct libssl *lib, SSL *ssl, int result);
 bool registry_see_new(struct libssl *lib, SSL_CTX *ctx);
 
 /*
- * The slot of a certificate that a handshake presents, registering it if no hook has seen it,
- * pinned (cache.h). NULL if it is not to be stapled. Inside a visit (host.h).
+ * The slot of a certificate that a handshake presents, registering it if no hook has seen it in
+ * this role, pinned (cache.h). NULL if it is not to be stapled. Inside a visit (host.h).
  */
-struct slot *registry_slot(struct libssl *lib, X509 *x);
+struct slot *registry_slot(struct libssl *lib, X509 *x, enum role role);
 
 /*
  * Takes into the pool what may be the issuer of x, the slot's certificate, from the context's own

@@ -17,6 +17,9 @@ void staple_install(struct libssl *lib, SSL_CTX *ctx);
  */
 bool staple_set_host_callback(struct libssl *lib, SSL_CTX *ctx, void (*callback)(void));
 
+/* The host sets a response itself: what hangs on the connection is no longer ours. */
+void staple_host_response(const struct libssl *lib, SSL *ssl);
+
 /* The host asks for its status callback and was given *callback: what it set itself is put there.
  */
 void staple_hide(struct libssl *lib, SSL_CTX *ctx, void *callback);
