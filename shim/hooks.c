@@ -107,6 +107,7 @@ HOOK int SSL_use_cert_and_key(
  */
 static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
 	SSL_CONF_CTX *conf;
+	struct libssl *lib;
 	SSL_CTX *ctx;
 	SSL *ssl;
 } configured;
@@ -116,6 +117,7 @@ HOOK void SSL_CONF_CTX_set_ssl_ctx(SSL_CONF_CTX *conf, SSL_CTX *ctx)
 	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
 
 	configured.conf = conf;
+	configured.lib = lib;
 	configured.ctx = ctx;
 	configured.ssl = NULL;
 	if (lib)
@@ -127,23 +129,65 @@ HOOK void SSL_CONF_CTX_set_ssl(SSL_CONF_CTX *conf, SSL *ssl)
 	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
 
 	configured.conf = conf;
+	configured.lib = lib;
 	configured.ctx = NULL;
 	configured.ssl = ssl;
 	if (lib)
 		lib->SSL_CONF_CTX_set_ssl(conf, ssl);
 }
 
+static struct libssl *libssl_of_conf(const SSL_CONF_CTX *conf, const void *caller)
+{
+	return conf && conf == configured.conf ? configured.lib : libssl_of_caller(caller);
+}
+
+static int see_conf(struct libssl *lib, const SSL_CONF_CTX *conf, int result)
+{
+	if (!lib || !conf || conf != configured.conf)
+		return result;
+	if (configured.ssl)
+		return registry_see_ssl(lib, configured.ssl, result);
+	return registry_see_ctx(lib, configured.ctx, result);
+}
+
+/* The next one may have the same address, and belong to no context. */
+HOOK void SSL_CONF_CTX_free(SSL_CONF_CTX *conf)
+{
+	struct libssl *lib = libssl_of_conf(conf, CALLER);
+
+	if (conf && conf == configured.conf)
+		configured.conf = NULL;
+	if (lib)
+		lib->SSL_CONF_CTX_free(conf);
+}
+
 HOOK int SSL_CONF_cmd(SSL_CONF_CTX *conf, const char *command, const char *value)
 {
-	bool is_known = conf && conf == configured.conf;
-	SSL_CTX *ctx = is_known ? configured.ctx : NULL;
-	SSL *ssl = is_known ? configured.ssl : NULL;
-	struct libssl *lib = ssl ? libssl_of_ssl(ssl, CALLER) : libssl_of_ctx(ctx, CALLER);
-	int result = lib ? lib->SSL_CONF_cmd(conf, command, value) : 0;
+	struct libssl *lib = libssl_of_conf(conf, CALLER);
 
-	if (ssl)
-		return registry_see_ssl(lib, ssl, result);
-	return ctx ? registry_see_ctx(lib, ctx, result) : result;
+	return lib ? see_conf(lib, conf, lib->SSL_CONF_cmd(conf, command, value)) : 0;
+}
+
+HOOK int SSL_CONF_cmd_argv(SSL_CONF_CTX *conf, int *count, char ***arguments)
+{
+	struct libssl *lib = libssl_of_conf(conf, CALLER);
+
+	return lib ? see_conf(lib, conf, lib->SSL_CONF_cmd_argv(conf, count, arguments)) : 0;
+}
+
+/* What a section of the configuration file says may be a certificate too. */
+HOOK int SSL_CTX_config(SSL_CTX *ctx, const char *name)
+{
+	struct libssl *lib = libssl_of_ctx(ctx, CALLER);
+
+	return lib ? registry_see_ctx(lib, ctx, lib->SSL_CTX_config(ctx, name)) : 0;
+}
+
+HOOK int SSL_config(SSL *ssl, const char *name)
+{
+	struct libssl *lib = libssl_of_ssl(ssl, CALLER);
+
+	return lib ? registry_see_ssl(lib, ssl, lib->SSL_config(ssl, name)) : 0;
 }
 
 static bool changes_chain(int command)

@@ -17,16 +17,20 @@
 
 /* The interposed functions: what hooks.c defines and exports.map exports. */
 #define LIBSSL_HOOKS(F)                       \
+	F(SSL_CONF_CTX_free)                  \
 	F(SSL_CONF_CTX_set_ssl)               \
 	F(SSL_CONF_CTX_set_ssl_ctx)           \
 	F(SSL_CONF_cmd)                       \
+	F(SSL_CONF_cmd_argv)                  \
 	F(SSL_CTX_callback_ctrl)              \
+	F(SSL_CTX_config)                     \
 	F(SSL_CTX_ctrl)                       \
 	F(SSL_CTX_use_cert_and_key)           \
 	F(SSL_CTX_use_certificate)            \
 	F(SSL_CTX_use_certificate_ASN1)       \
 	F(SSL_CTX_use_certificate_chain_file) \
 	F(SSL_CTX_use_certificate_file)       \
+	F(SSL_config)                         \
 	F(SSL_ctrl)                           \
 	F(SSL_use_cert_and_key)               \
 	F(SSL_use_certificate)                \
