@@ -80,6 +80,7 @@ class Leaf:
         self.pem = stem.with_suffix(".pem")
         self.serial = f"{0x1000 + number:04X}"
         self.name = name
+        self.issuer = authority
         request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
         extensions.write_text(
             f"subjectAltName = DNS:{name}\nextendedKeyUsage = {usage}\n"
@@ -118,6 +119,8 @@ class Authority:
                 "-addext", "keyUsage = critical, keyCertSign, cRLSign", "-days", "30",
                 "-keyout", self.key, "-out", self.certificate)  # fmt: skip
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
+        # Who asked may have ended meanwhile.
+        self.server.handle_error = lambda *_: None
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -136,6 +139,7 @@ class Authority:
             "-CAkey", parent.key, "-set_serial", f"0x{serial}", "-days", "30",
             "-extfile", extensions, "-out", self.certificate)  # fmt: skip
         parent.enter(serial, status)
+        self.issuer = parent
 
     def enter(self, serial, status):
         revoked = "260101000000Z" if status == "R" else ""
@@ -458,7 +462,7 @@ CHECK_ALL = ("-tls1_3", "-ocsp_check_all")
 
 def needs_multistapling(program):
     """3.6.0 has it, with a bug that the shim leaves alone."""
-    if tuple(map(int, openssl_version(which(program)).split("."))) < (3, 6, 1):
+    if version_of(program) < (3, 6, 1):
         raise Absent
 
 
@@ -617,6 +621,157 @@ def nginx_own_staple(bench):
     nginx.check_log()
 
 
+class Host:
+    """A run of host.py: what its client saw, one handshake after the other."""
+
+    def __init__(self, bench, way, *files, **environment):
+        self.bench = bench
+        output = run(
+            sys.executable, HERE / "host.py", libssl(which("openssl")), way, *files,
+            # Whoever looks at what was freed is to fall over it.
+            env={**bench.environment(), "MALLOC_PERTURB_": "165", **environment},
+        )  # fmt: skip
+        self.results = json.loads(output)
+
+    def next(self):
+        return self.results.pop(0)
+
+    def check_next(self, *certificates):
+        """Exactly these have a response, which is for them and says good."""
+        responses = self.next()
+        check(responses != "failed", "the handshake failed")
+        check(len(responses) == len(certificates), f"{len(responses)} responses")
+        for response, certificate in zip(responses, certificates):
+            check(response or not certificate, "no response")
+            check(certificate or not response, "a response")
+            if certificate:
+                self.check_response(response, certificate)
+
+    def check_response(self, response, certificate):
+        file = self.bench.directory / f"{next(_numbers)}.seen"
+        file.write_bytes(base64.b64decode(response))
+        issuer = certificate.issuer.certificate
+        output = run("openssl", "ocsp", "-respin", file, "-issuer", issuer, "-cert",
+                     certificate.certificate, "-no_nonce", "-CAfile",
+                     self.bench.authority.certificate, "-verify_other", issuer,
+                     "-trust_other")  # fmt: skip
+        check("Response verify OK" in output and ": good" in output, output)
+
+    def check_end(self):
+        check(not self.results, f"{len(self.results)} more handshakes")
+        self.bench.check_log()
+
+
+def add_way(name):
+    @row(f"functions: {name}")
+    def way(bench):
+        leaf = bench.issue()
+        unstapled, other = bench.issue(usage="clientAuth"), bench.issue()
+        settings = bench.directory / "openssl.cnf"
+        settings.write_text(
+            "openssl_conf = all\n[all]\nssl_conf = programs\n[programs]\nserver = server\n"
+            f"[server]\nCertificate = {leaf.full}\nPrivateKey = {leaf.key}\n"
+        )
+        files = leaf.full, leaf.key, unstapled.full, unstapled.key, other.full, other.key
+        environment = {"OPENSSL_CONF": str(settings)} if name.endswith("_config") else {}
+        host = Host(bench, name, *files, **environment)
+        host.check_next(leaf)
+        host.check_next(leaf)
+        host.check_end()
+
+
+for _name in ("SSL_CONF_cmd", "SSL_CONF_cmd_argv", "SSL_CONF_CTX_free", "SSL_CTX_config", "SSL_config", "cert_cb",
+              "client_hello_cb", "SSL_set_SSL_CTX", "SSL_dup", "only_the_handshake_reveals",
+              "renegotiation"):  # fmt: skip
+    add_way(_name)
+
+
+def with_chain(leaf):
+    """The certificates that are stapled for with TLS 1.3."""
+    can = version_of("openssl") >= (3, 6, 1)
+    return [leaf, leaf.issuer] if can else [leaf]
+
+
+def add_chain_way(name):
+    @row(f"functions: {name}")
+    def chain(bench):
+        leaf = bench.intermediate().issue()
+        host = Host(bench, name, leaf.certificate, leaf.key, leaf.chain)
+        host.check_next(*with_chain(leaf))
+        host.check_next(leaf)
+        host.check_end()
+
+
+for _name in ("chain_before", "chain_after", "chain_inside"):
+    add_chain_way(_name)
+
+
+@row("functions: a chain that is loaded over another")
+def reload_in_place(bench):
+    leaf, other = bench.intermediate().issue(), bench.intermediate().issue()
+    host = Host(bench, "reload_in_place", leaf.full, leaf.key, other.full, other.key)
+    host.check_next(*with_chain(leaf))
+    host.check_next(*with_chain(other))
+    host.check_end()
+
+
+@row("functions: SSL_clear")
+def clear(bench):
+    leaf = bench.issue()
+    host = Host(bench, "clear", leaf.full, leaf.key)
+    for _ in range(6):
+        host.check_next(leaf)
+    host.check_end()
+
+
+@row("functions: resumption")
+def resumption(bench):
+    leaf = bench.issue()
+    host = Host(bench, "resumption", leaf.full, leaf.key)
+    for _ in VERSIONS:
+        host.check_next(leaf)
+        host.check_next()
+    host.check_end()
+
+
+@row("functions: PSK")
+def psk(bench):
+    leaf = bench.issue()
+    host = Host(bench, "psk", leaf.full, leaf.key)
+    host.check_next()
+    host.check_next()
+    host.check_end()
+
+
+@row("functions: a status callback of its own")
+def own_callback(bench):
+    leaf = bench.issue()
+    file = bench.authority.response_file(leaf, days=20)
+    own = base64.b64encode(file.read_bytes()).decode()
+    host = Host(bench, "own_callback", leaf.full, leaf.key, file)
+    for _ in ("set first", "loaded first"):
+        for _ in VERSIONS:
+            responses = host.next()
+            check(responses == [own], "not the host's own")
+        for _ in ("nothing", "none"):
+            for _ in VERSIONS:
+                host.check_next(leaf)
+        for _ in VERSIONS:
+            check(host.next() == "failed", "what the host forbids went on")
+    for _ in VERSIONS:
+        host.check_next(leaf)
+    host.check_end()
+
+
+@row("functions: a client's status callback")
+def client_callback(bench):
+    leaf = bench.issue()
+    host = Host(bench, "client_callback", leaf.full, leaf.key)
+    host.check_next(leaf)
+    check(host.next() == "failed", "what the client refused went on")
+    host.check_end()
+
+
 @row("s_client: client certificate left alone")
 def client_certificate(bench):
     client = bench.issue("client", usage="clientAuth,serverAuth")
@@ -657,10 +812,22 @@ for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
     bench.check_log()
 
 
-def openssl_version(*command):
+def linked_with(name, program):
+    return re.search(rf"=> (\S*/{name}\.so\S*)", run("ldd", program)).group(1)
+
+
+def libssl(program):
+    return linked_with("libssl", program)
+
+
+def version_of(program):
+    """1.1.1w is the only one with a letter."""
+    return tuple(map(int, re.findall(r"\d+", openssl_version(which(program)))))
+
+
+def openssl_version(program):
     """Of the libssl that a program is linked with, by the text that its libcrypto has."""
-    linked = re.search(r"=> (\S*/libcrypto\.so\S*)", run("ldd", *command))
-    library = ctypes.CDLL(linked.group(1))
+    library = ctypes.CDLL(linked_with("libcrypto", program))
     library.OpenSSL_version.restype = ctypes.c_char_p
     return library.OpenSSL_version(0).decode().split()[1]
 
