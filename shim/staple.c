@@ -18,7 +18,7 @@ enum {
 	/* Bytes of responses beside the leaf's. They make the Certificate message longer, and there
 	 * are clients that take none of more than 16 KiB (mbedTLS). */
 	LINKS_LIMIT = 8192,
-	QUIC_VERSION_1 = 1, /* what SSL_version says of QUIC, which is TLS 1.3 inside */
+	QUIC_VERSION_1 = 1, /* what SSL_version says of QUIC, which has TLS 1.3 inside */
 };
 
 typedef int status_callback(SSL *ssl, void *argument);
@@ -143,7 +143,8 @@ static void avoid_compressed(const struct libssl *lib, SSL *ssl)
 {
 	static const uint64_t no_tx_certificate_compression = (uint64_t)1 << 32;
 
-	if (lib->version >= 0x30200000UL)
+	/* QUIC's would wait for a lock that it holds around the callback. */
+	if (lib->version >= 0x30200000UL && lib->SSL_version(ssl) != QUIC_VERSION_1)
 		lib->SSL_set_options(ssl, no_tx_certificate_compression);
 }
 

@@ -13,6 +13,7 @@ import base64
 import ctypes
 import json
 import os
+import socket
 import sys
 import time
 
@@ -415,6 +416,9 @@ def renegotiation():
     RESULTS.append(staples(client))
 
 
+ALPN = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, ctypes.POINTER(POINTER),
+                        ctypes.POINTER(ctypes.c_ubyte), POINTER, ctypes.c_uint,
+                        POINTER)  # fmt: skip
 PSK_SERVER = ctypes.CFUNCTYPE(ctypes.c_uint, POINTER, ctypes.c_char_p, POINTER, ctypes.c_uint)
 PSK_CLIENT = ctypes.CFUNCTYPE(ctypes.c_uint, POINTER, ctypes.c_char_p, POINTER, ctypes.c_uint,
                               POINTER, ctypes.c_uint)  # fmt: skip
@@ -439,6 +443,53 @@ def psk():
         LIB.SSL_set_cipher_list(client, b"PSK-AES128-GCM-SHA256")
         LIB.SSL_set_psk_client_callback(client, LIB.keep(PSK_CLIENT(client_key)))
         handshake(LIB.SSL_new(ctx), client)
+
+
+def udp_socket():
+    made = socket.socket(type=socket.SOCK_DGRAM)
+    made.bind(("127.0.0.1", 0))
+    made.setblocking(False)
+    return made
+
+
+def quic():
+    """Both ends of a connection, non-blocking, with a listener."""
+    protocol = b"\x01x"
+    ctx = server_context(method="OSSL_QUIC_server_method")
+
+    def choose(_ssl, out, size, _in, _in_size, _argument):
+        out[0] = ctypes.addressof(name) + 1
+        size[0] = 1
+        return OK
+
+    name = ctypes.create_string_buffer(protocol)
+    LIB.SSL_CTX_set_alpn_select_cb(ctx, LIB.keep(ALPN(choose)), None)
+    ends = udp_socket(), udp_socket()
+    listener = LIB.SSL_new_listener(ctx, 0)
+    LIB.SSL_set_fd(listener, ends[0].fileno())
+    LIB.SSL_set_blocking_mode(listener, 0)
+    check(LIB.SSL_listen(listener) == 1, "SSL_listen")
+    for _ in range(2):
+        client_ctx = LIB.SSL_CTX_new(LIB.OSSL_QUIC_client_method())
+        client = LIB.SSL_new(client_ctx)
+        LIB.SSL_set_fd(client, ends[1].fileno())
+        LIB.SSL_set_blocking_mode(client, 0)
+        LIB.SSL_set_alpn_protos(client, protocol, len(protocol))
+        LIB.SSL_ctrl(client, SET_STATUS_TYPE, 1, None)
+        peer = LIB.BIO_ADDR_new()
+        port = socket.htons(ends[0].getsockname()[1])
+        LIB.BIO_ADDR_rawmake(peer, socket.AF_INET, socket.inet_aton("127.0.0.1"), 4, port)
+        LIB.SSL_set1_initial_peer_addr(client, peer)
+        for _ in range(1000):
+            done = LIB.SSL_do_handshake(client)
+            LIB.SSL_handle_events(listener)
+            LIB.SSL_accept_connection(listener, 1)
+            if done == 1:
+                break
+            time.sleep(0.01)
+        RESULTS.append(staples(client) if done == 1 else "failed")
+        LIB.SSL_free(client)
+        ends = ends[0], udp_socket()
 
 
 # A host that staples.

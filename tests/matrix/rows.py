@@ -743,6 +743,22 @@ def psk(bench):
     host.check_end()
 
 
+@row("functions: QUIC")
+def quic(bench):
+    if version_of("openssl") < (3, 5):
+        raise Absent
+    leaf = bench.intermediate().issue()
+    host = Host(bench, "quic", leaf.full, leaf.key)
+    # The second comes after the intermediate's response, or not.
+    for responses in host.results:
+        check(responses != "failed", "the handshake failed")
+        check(len(responses) in (1, len(with_chain(leaf))), f"{len(responses)} responses")
+        for response, certificate in zip(responses, with_chain(leaf)):
+            host.check_response(response, certificate)
+    check(len(host.results) == 2, f"{len(host.results)} handshakes")
+    bench.check_log()
+
+
 @row("functions: a status callback of its own")
 def own_callback(bench):
     leaf = bench.issue()

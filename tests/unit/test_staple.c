@@ -22,6 +22,7 @@ enum { LINKS = 3, SMALL = 300, LARGE = 5000 };
 /* A connection, which is also its own context. */
 static struct {
 	int version;
+	uint64_t options;
 	bool refuses_chain, refuses_responses;
 	STACK_OF(X509) * chain, *extra;
 	unsigned char *response;
@@ -127,6 +128,12 @@ static int fake_version(const SSL *ssl)
 {
 	(void)ssl;
 	return connection.version;
+}
+
+static uint64_t fake_set_options(SSL *ssl, uint64_t options)
+{
+	(void)ssl;
+	return connection.options |= options;
 }
 
 static X509 *fake_certificate(const SSL *ssl)
@@ -396,11 +403,21 @@ static void test_responses_stand_in_the_order_of_the_chain(void)
 	strike_scene();
 }
 
+/* But options that are set inside its callback would wait for ever. */
 static void test_quic_is_tls_13(void)
 {
 	set_scene(SMALL, all);
 	connection.version = 1;
 	check_all(SMALL, all);
+	CHECK_EQ(connection.options, 0);
+	strike_scene();
+}
+
+static void test_no_compressed_certificate_is_sent_in_place_of_the_staple(void)
+{
+	set_scene(SMALL, all);
+	check_all(SMALL, all);
+	CHECK_EQ(connection.options, (uint64_t)1 << 32);
 	strike_scene();
 }
 
@@ -571,6 +588,7 @@ static void test_what_the_host_set_is_not_taken_back(void)
 static void prepare_library(void)
 {
 	lib.known = true;
+	lib.version = 0x30600010UL;
 	lib.ctx_index = -1;
 	lib.ssl_index = -1;
 	CHECK(!libcrypto_bind(&lib.crypto, RTLD_DEFAULT));
@@ -578,6 +596,7 @@ static void prepare_library(void)
 	lib.SSL_CTX_ctrl = fake_ctx_ctrl;
 	lib.SSL_CTX_callback_ctrl = fake_callback_ctrl;
 	lib.SSL_version = fake_version;
+	lib.SSL_set_options = fake_set_options;
 	lib.SSL_get_certificate = fake_certificate;
 	lib.SSL_get_SSL_CTX = fake_ctx;
 	lib.SSL_is_server = fake_is_server;
@@ -592,6 +611,7 @@ int main(void)
 	prepare_library();
 	test_responses_stand_in_the_order_of_the_chain();
 	test_quic_is_tls_13();
+	test_no_compressed_certificate_is_sent_in_place_of_the_staple();
 	test_the_leaf_is_stapled_alone_where_there_is_no_room_or_need();
 	test_nothing_is_stapled_without_a_response_for_the_leaf();
 	test_a_chain_of_the_context_becomes_the_connection_s();
