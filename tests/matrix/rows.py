@@ -9,6 +9,7 @@ of JSON per row: its name, "ok", "-" (this release has no such thing) or what wa
 """
 
 import base64
+import contextlib
 import ctypes
 import http.server
 import itertools
@@ -26,6 +27,7 @@ import traceback
 import urllib.parse
 
 PATIENCE = 20
+SLOW = 400  # with somebody who looks over the server's shoulder
 HERE = pathlib.Path(__file__).parent
 # There may be two: the release's own, and one built with an OpenSSL that is newer.
 NGINX = "/opt/nginx/nginx" if os.path.exists("/opt/nginx/nginx") else "nginx"
@@ -50,20 +52,20 @@ def check(truth, what):
         raise AssertionError(what)
 
 
-def wait_until(condition, what):
-    end = time.monotonic() + PATIENCE
+def wait_until(condition, what, patience=PATIENCE):
+    end = time.monotonic() + patience
     while not condition():
-        check(time.monotonic() < end, f"{what}: not within {PATIENCE} s")
+        check(time.monotonic() < end, f"{what}: not within {patience} s")
         time.sleep(0.01)
 
 
-def run(*command, status=0, **options):
+def run(*command, status=0, patience=PATIENCE, **options):
     ran = subprocess.run(
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=PATIENCE,
+        timeout=patience,
         check=False,
         **options,
     )
@@ -205,7 +207,11 @@ class Bench:
     """What one row works with; everything that it starts ends with it."""
 
     def __init__(self, library, directory):
-        self.library = library
+        self.preload = library
+        # What a server is started by, so that somebody looks over its shoulder.
+        self.wrapper = []
+        # ThreadSanitizer does not know what to do in the child of a process with threads.
+        self.may_fork = True
         self.directory = directory
         directory.chmod(0o777)
         self.log = directory / "shim.log"
@@ -219,7 +225,7 @@ class Bench:
     def environment(self):
         return {
             **os.environ,
-            "LD_PRELOAD": self.library,
+            "LD_PRELOAD": self.preload,
             "OCSPRELOAD_LOG": str(self.log),
             "OCSPRELOAD_LOG_LEVEL": os.environ.get("OCSPRELOAD_LOG_LEVEL", "warning"),
             "OCSPRELOAD_TRUSTED": str(self.authority.certificate),
@@ -243,7 +249,7 @@ class Bench:
     def start(self, *command, shim=True, port, udp=False):
         output = (self.directory / f"output-{next(_numbers)}").open("w+b")
         process = subprocess.Popen(
-            [str(word) for word in command],
+            [str(word) for word in (*self.wrapper, *command)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -260,7 +266,7 @@ class Bench:
             check(process.poll() is None, f"{command[0]} ended: {read(output)}")
             return listens(port, udp)
 
-        wait_until(is_ready, f"{command[0]} listens")
+        wait_until(is_ready, f"{command[0]} listens", SLOW if self.wrapper else PATIENCE)
         return process
 
     def s_server(self, leaf, *options, shim=True, udp=False):
@@ -300,7 +306,7 @@ class Bench:
 
 
 class Nginx:
-    """In daemon mode, with a master that binds and workers of another user."""
+    """In daemon mode, with a master that binds and workers of another user, if it may fork."""
 
     def __init__(self, bench, leaf, more, servers, shim):
         self.bench = bench
@@ -319,8 +325,12 @@ class Nginx:
             + "".join(self.server(*host) for host in hosts)
             + "}\n"
         )
-        run(NGINX, "-p", self.directory, "-c", self.directory / "nginx.conf",
-            env=bench.environment() if shim else None)  # fmt: skip
+        command = [NGINX, "-p", self.directory, "-c", self.directory / "nginx.conf"]
+        if not bench.may_fork:
+            bench.start(*command, "-g", "daemon off; master_process off;", port=self.port)
+            return
+        run(*bench.wrapper, *command, env=bench.environment() if shim else None,
+            patience=SLOW if bench.wrapper else PATIENCE)  # fmt: skip
         bench.endings.append(self.stop)
         wait_until(lambda: listens(self.port), "nginx listens")
 
@@ -846,6 +856,110 @@ def openssl_version(program):
     library = ctypes.CDLL(linked_with("libcrypto", program))
     library.OpenSSL_version.restype = ctypes.c_char_p
     return library.OpenSSL_version(0).decode().split()[1]
+
+
+def two_versions(bench):
+    """The program's libssl and that of a module, each with the other's names."""
+    module = HERE.parent.parent / "build/release/module.so"
+    if version_of("openssl") < (3,):
+        raise Absent
+    leaf, other = bench.issue(), bench.issue()
+    ports = free_port(), free_port()
+    text = f"""
+import ctypes, socket, ssl
+module = ctypes.CDLL({str(module)!r})
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain({str(leaf.pem)!r})
+listeners = [socket.create_server(("127.0.0.1", port)) for port in {ports}]
+while True:
+    raw, _ = listeners[0].accept()
+    with context.wrap_socket(raw, server_side=True) as tls:
+        tls.recv(16)
+        tls.unwrap().close()
+    raw, _ = listeners[1].accept()
+    assert module.serve(raw.fileno(), {str(other.full).encode()!r}, {str(other.key).encode()!r})
+    raw.close()
+"""
+    bench.start(sys.executable, "-c", text, port=ports[1])
+    for version in (*VERSIONS, *VERSIONS):
+        bench.check_stapled(ports[0], version)
+        bench.check_stapled(ports[1], version)
+    check(len(bench.authority.asked) == 2, f"asked {len(bench.authority.asked)} times")
+    bench.check_log()
+
+
+ROWS.append(("two versions of libssl in one process", two_versions))
+
+
+HANDSHAKES = 1000
+
+
+def memcheck(bench, leaks):
+    # What the thread of a parent held counts as lost in its child, though that never runs it.
+    bench.wrapper = [
+        "valgrind", "--trace-children=yes", f"--leak-check={'full' if leaks else 'no'}",
+        "--show-leak-kinds=definite", "--num-callers=30", "--fullpath-after=",
+        f"--log-file={bench.directory}/memcheck.%p",
+    ]  # fmt: skip
+    # A frame shows its source where that is known, and its library where not.
+    return r"^==\d+== ?", ("/shim/", "/fetcher/", "libocspreload")
+
+
+def thread_sanitizer(bench, **_):
+    build = HERE.parent.parent / "build/release"
+    old = pathlib.Path("/usr/lib/x86_64-linux-gnu/libtsan.so.0")
+    directory, runtime = ("tsan-old", old) if old.exists() else ("tsan", old.with_suffix(".2"))
+    bench.preload = f"{runtime} {build / directory / 'libocspreload.so'}"
+    bench.may_fork = False
+    options = (
+        "die_after_fork=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1:"
+        f"atexit_sleep_ms=50:exitcode=0:log_path={bench.directory}/tsan"
+    )
+    # Its shadow has no room for all that address randomisation does.
+    bench.wrapper = ["env", "-u", "LD_PRELOAD", f"TSAN_OPTIONS={options}", "setarch", "-R", "env",
+                     f"LD_PRELOAD={bench.preload}"]  # fmt: skip
+    return "", ("WARNING: ThreadSanitizer", "FATAL: ThreadSanitizer")
+
+
+def is_watched():
+    """Some process has the tool inside; nobody else's are here."""
+    maps = ""
+    for file in pathlib.Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            maps += file.read_text()
+    return "/release/tsan" in maps or "memcheck-amd64" in maps or "vgpreload_memcheck" in maps
+
+
+def findings(bench, kind, prefix, names):
+    """The paragraphs of a tool's logs that name the shim."""
+    found = []
+    for log in bench.directory.glob(f"{kind}.*"):
+        text = re.sub(prefix, "", log.read_text(errors="replace"), flags=re.MULTILINE)
+        found += [part for part in text.split("\n\n") if any(name in part for name in names)]
+    return found
+
+
+def add_thorough_rows(tool, kind, watch):
+    for name, start in (("s_server", s_server_with_chain), ("nginx", nginx_with_chain)):
+
+        @row(f"{name}: {HANDSHAKES} handshakes under {tool}")
+        def thorough(bench, name=name, start=start):
+            prefix, names = watch(bench, leaks=name == "s_server")
+            leaf = bench.intermediate().issue()
+            port = start(bench, leaf)
+            output = run(sys.executable, HERE / "host.py", libssl(which("openssl")), "client", port,
+                         HANDSHAKES, patience=SLOW)  # fmt: skip
+            check(json.loads(output) == [HANDSHAKES], f"stapled: {output}")
+            check(is_watched(), "nobody watches")
+            while bench.endings:
+                bench.endings.pop()()
+            found = findings(bench, kind, prefix, names)
+            check(not found, "\n\n".join(found))
+            bench.check_log()
+
+
+add_thorough_rows("memcheck", "memcheck", memcheck)
+add_thorough_rows("ThreadSanitizer", "tsan", thread_sanitizer)
 
 
 def print_row(name, result):
