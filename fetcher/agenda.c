@@ -431,7 +431,7 @@ static bool choose_host(const struct agenda *agenda, size_t *best)
 bool agenda_next(struct agenda *agenda, struct errand *errand)
 {
 	struct entry *entry;
-	size_t host, number;
+	size_t host = 0, number;
 
 	look(agenda);
 	if (!choose_host(agenda, &host))
