@@ -52,8 +52,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Held by the thread while it computes, and by whoever forks or exits. See loop.h. */
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-static atomic_int gate_awaited;   /* by that many threads that fork */
-static atomic_bool gate_closed;   /* for good: the process exits */
+static atomic_int gate_awaited; /* by that many threads that fork */
+static atomic_bool gate_closed; /* for good: the process exits */
 /* A host's own fork handler may fork as well. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) int forking;
 
@@ -474,8 +474,8 @@ void host_crypto_ends(const void *function)
 
 struct supply host_supply(const struct libcrypto *crypto)
 {
-	return (struct supply){crypto, atomic_load(&cache), &config, &store, &ready,
-		registry_is_loaded};
+	return (struct supply){
+		crypto, atomic_load(&cache), &config, &store, &ready, registry_is_loaded};
 }
 
 struct cache *host_cache(void)

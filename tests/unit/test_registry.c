@@ -107,6 +107,14 @@ void host_registered(const struct libcrypto *of)
 	(void)of;
 }
 
+bool host_ask_agent(const struct supply *asking, struct slot *slot, enum host_occasion occasion)
+{
+	(void)asking;
+	(void)slot;
+	(void)occasion;
+	return false;
+}
+
 void host_want_thread(void)
 {
 }

@@ -227,10 +227,25 @@ bool host_check_thread(bool due)
 	return false;
 }
 
-void host_await(const struct slot *slot)
+bool host_await(const struct slot *slot)
 {
 	CHECK(slot == leaf);
 	awaited++;
+	return true;
+}
+
+bool host_may_wait(const struct slot *slot)
+{
+	(void)slot;
+	return false;
+}
+
+bool host_ask_agent(const struct supply *asking, struct slot *slot, enum host_occasion occasion)
+{
+	(void)asking;
+	(void)slot;
+	(void)occasion;
+	return false;
 }
 
 bool supply_is_due(const struct supply *supply, const struct slot *slot)
