@@ -50,12 +50,14 @@ class Handshake:
 class Talk:
     """
     What is said in the clear before TLS begins (pairs of what to say and what to wait for), what is
-    asked in TLS, and what the answer to that ends with if the server does not hang up.
+    asked in TLS, and what the answer to that ends with if the server does not hang up; listens is
+    False where there is none.
     """
 
     opening: tuple = ()
     request: bytes = b"GET / HTTP/1.0\r\n\r\n"
     end: bytes = b""
+    listens: bool = True
 
     def open(self, raw):
         for words, end in self.opening:
@@ -114,7 +116,7 @@ class Client:
             seconds = time.monotonic() - began
             # A request, because the tickets of TLS 1.3 come after the handshake.
             connection.sendall(talk.request)
-            answer = _receive(connection, talk.end)
+            answer = _receive(connection, talk.end) if talk.listens else b""
             result = Handshake(
                 staple=self._staple,
                 version=connection.get_protocol_version_name(),

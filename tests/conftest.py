@@ -9,6 +9,7 @@ import shutil
 import tempfile
 
 import ca
+import hosts_table
 import pytest
 import responder as responder_module
 import servers
@@ -26,6 +27,14 @@ def figure(record_property):
 
 
 def pytest_terminal_summary(terminalreporter):
+    _print_figures(terminalreporter)
+    failed = terminalreporter.stats.get("failed") or terminalreporter.stats.get("error")
+    is_worker = hasattr(terminalreporter.config, "workerinput")
+    if hosts_table.is_wanted() and not failed and not is_worker:
+        hosts_table.write(terminalreporter.stats.get("passed", []))
+
+
+def _print_figures(terminalreporter):
     reports = [
         report
         for kind in ("passed", "failed")
@@ -173,6 +182,17 @@ def public():
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         yield pathlib.Path(directory)
+
+
+@pytest.fixture
+def seen(record_property):
+    """Says what was seen of a server, for the table in docs/servers.md."""
+
+    def say(kind, what=hosts_table.FIRST, words="stapled"):
+        assert kind.__name__ in hosts_table.HOSTS, "every server has its line in the table"
+        record_property(f"seen {kind.__name__} {what}", words)
+
+    return say
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -36,6 +36,15 @@ TROUBLE = re.compile(
 CLIENT = re.compile(r"client|eof while reading|connection reset", re.I)
 
 
+def is_ready_for(pid, how):
+    """False if the signal would be the end of the process."""
+    for status in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
+        masks = re.findall(r"^Sig(?:Cgt|Blk):\s+(\w+)$", status.read_text(), re.MULTILINE)
+        if any(int(mask, 16) >> (how - 1) & 1 for mask in masks):
+            return True
+    return False
+
+
 class Daemon(Server):
     """
     A server with one certificate, in files of its own that renew() replaces. Where the command that
@@ -52,6 +61,7 @@ class Daemon(Server):
     runs_as = None  # whom the store belongs to, if not root or user
     has_store = True  # within reach of the process that fetches
     keeps_cache = True  # over a reload
+    is_steady = True  # no connection is refused or cut off by a reload
     shares_cache = True  # all its processes descend from one that loaded the certificate
     log_files = ("error.log",)
 
@@ -108,6 +118,8 @@ class Daemon(Server):
             return self.pid
 
     def reload(self):
+        # Many a server listens well before it knows what to do with a signal.
+        wait_until(lambda: is_ready_for(self.pid, self.reload_signal), what=self.log)
         send_signal(self.pid, self.reload_signal)
 
     def handshake(self, **options):
@@ -253,6 +265,7 @@ class Haproxy(Daemon):
 
 class Lighttpd(Daemon):
     program = "lighttpd"
+    stop_signal = signal.SIGINT  # graceful; after SIGTERM its exit status is a matter of moments
     reload_signal = signal.SIGUSR1
     runs_as = "www-data"
 
@@ -537,6 +550,12 @@ class Postfix(Daemon):
             "tlsmgr unix - - y 1000? 1 tlsmgr\nanvil unix - - y - 1 anvil\n"
             "proxymap unix - - n - - proxymap\npostlog unix-dgram n - n - 1 postlogd\n"
         )
+
+    def reload(self):
+        """A shell waits for the master."""
+        (master,) = children(self.pid)
+        wait_until(lambda: is_ready_for(master, self.reload_signal), what=self.log)
+        send_signal(master, self.reload_signal)
 
     def command(self):
         return ["postfix", "-c", str(self.directory / "etc"), "start-fg"]

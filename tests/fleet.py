@@ -6,7 +6,6 @@ with the processes that hold them open.
 
 import contextlib
 import ctypes
-import os
 import pathlib
 import shutil
 import subprocess

@@ -16,6 +16,7 @@ import time
 import traceback
 
 import daemons
+import hosts_table
 import pytest
 import responder as r
 import servers
@@ -637,7 +638,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 @needs_root
 @plain_build_only
 def test_a_server_that_cannot_help_itself_staples_from_its_first_handshake_on_and_after_a_restart(
-    agent, asking, daemon, kind, issue, responder, tmp_path
+    agent, asking, daemon, kind, issue, responder, tmp_path, seen
 ):
     leaf = issue(kind="rsa", behaviour=r.delayed(0.15, r.good()))
     agent()
@@ -652,6 +653,8 @@ def test_a_server_that_cannot_help_itself_staples_from_its_first_handshake_on_an
     server = daemon(kind, leaf, environment=asking)
     assert_strict(server.handshake().staple, leaf, tmp_path)
     assert responder.count(leaf) == 1
+    seen(kind, words="stapled, with the agent")
+    seen(kind, hosts_table.RESTART, "stapled, with the agent")
 
 
 @needs_root
@@ -706,9 +709,13 @@ def test_a_renewed_certificate_of_dovecot_is_stapled_from_its_first_handshake_on
 
 @needs_root
 @plain_build_only
-def test_a_reload_of_dovecot_costs_no_staple(with_agent, daemon, issue, responder):
+def test_a_reload_of_dovecot_costs_no_staple(with_agent, daemon, issue, responder, seen):
     test_servers.test_a_reload_costs_no_staple_and_no_request(
-        daemon, daemons.Dovecot, issue, responder
+        daemon,
+        daemons.Dovecot,
+        issue,
+        responder,
+        lambda kind, what, words: seen(kind, what, f"{words}, with the agent"),
     )
 
 

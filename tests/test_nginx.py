@@ -5,10 +5,11 @@ import concurrent.futures
 import os
 import signal
 
+import hosts_table
 import pytest
 import responder as r
 from client import Client, assert_strict, handshake, s_client
-from servers import HAS_SIGNALS_AFTER_FORK, Site, end_tree, is_alive
+from servers import HAS_SIGNALS_AFTER_FORK, Nginx, Site, end_tree, is_alive
 from support import wait_until
 
 VERSIONS = ["1.2", "1.3"]
@@ -33,12 +34,15 @@ def test_staples_the_answer_of_a_real_responder_on_its_first_handshake(
 
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 @pytest.mark.parametrize("mode", ["daemon", "foreground", "single"])
-def test_staples_from_the_first_handshake_on(nginx, issue, responder, mode, kind, tmp_path):
+def test_staples_from_the_first_handshake_on(
+    nginx, issue, responder, mode, kind, tmp_path, seen
+):
     leaf = issue(kind=kind)
     server = nginx(leaf, mode=mode)
     for _ in range(5):
         assert_strict(handshake(server.port).staple, leaf, tmp_path)
     assert responder.count(leaf) == 1
+    seen(Nginx)
 
 
 def test_twenty_cold_starts_are_stapled_at_once_with_a_responder_of_200_ms(
@@ -227,7 +231,9 @@ def test_a_renewed_certificate_is_stapled_as_soon_as_a_reload_brings_it(
 
 
 @needs_signals
-def test_reloads_with_the_same_certificate_cost_no_request_and_no_staple(nginx, issue, responder):
+def test_reloads_with_the_same_certificate_cost_no_request_and_no_staple(
+    nginx, issue, responder, seen
+):
     leaf = issue()
     server = nginx(leaf)
     for _ in range(5):
@@ -240,6 +246,7 @@ def test_reloads_with_the_same_certificate_cost_no_request_and_no_staple(nginx, 
 
         wait_until(all_are_new)
     assert responder.count(leaf) == 1
+    seen(Nginx, hosts_table.RELOAD, "stapled, no request")
 
 
 @needs_signals

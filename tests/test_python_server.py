@@ -7,17 +7,19 @@ import signal
 import pytest
 import responder as r
 from client import Client, assert_strict, handshake
+from servers import PythonServer
 
 VERSIONS = ["1.2", "1.3"]
 
 
 @pytest.mark.parametrize("tls", VERSIONS)
-def test_staples_on_the_first_handshake(python_server, issue, responder, tls, tmp_path):
+def test_staples_on_the_first_handshake(python_server, issue, responder, tls, tmp_path, seen):
     leaf = issue()
     server = python_server(leaf.pem_file)
     for _ in range(3):
         assert_strict(handshake(server.port, tls=tls).staple, leaf, tmp_path)
     assert responder.count(leaf) == 1
+    seen(PythonServer)
 
 
 @pytest.mark.parametrize("tls", VERSIONS)

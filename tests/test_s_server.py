@@ -4,18 +4,22 @@
 import pytest
 import responder as r
 from client import assert_strict, handshake
+from servers import SServer
 
 VERSIONS = ["1.2", "1.3"]
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 @pytest.mark.parametrize("tls", VERSIONS)
-def test_staples_on_the_first_handshake(s_server, issue, responder, tls, kind, tmp_path):
+def test_staples_on_the_first_handshake(
+    s_server, issue, responder, tls, kind, tmp_path, seen
+):
     leaf = issue(kind=kind)
     server = s_server(leaf)
     for _ in range(3):
         assert_strict(handshake(server.port, tls=tls).staple, leaf, tmp_path)
     assert responder.count(leaf) == 1
+    seen(SServer)
 
 
 @pytest.mark.parametrize("tls", VERSIONS)

@@ -108,7 +108,7 @@ def test_a_host_whose_calls_reach_the_hooks_has_no_side_door(s_server, nginx, is
 @plain_build_only
 @pytest.mark.parametrize("major", [20, 24])
 @pytest.mark.parametrize("tls", VERSIONS)
-def test_the_official_node_staples(node, issue, responder, major, tls, tmp_path):
+def test_the_official_node_staples(node, issue, responder, major, tls, tmp_path, seen):
     leaf, other = issue(), issue("other.test")
     server = node(leaf, f"other.test={other.pem_file}", major=major)
     for _ in range(3):
@@ -117,6 +117,8 @@ def test_the_official_node_staples(node, issue, responder, major, tls, tmp_path)
         assert answer.body == b"hello"
     assert_strict(handshake(server.port, "other.test", tls=tls).staple, other, tmp_path)
     assert responder.count(leaf) == responder.count(other) == 1
+    seen(OfficialNode)
+    seen(OfficialNode, "version", "20, 24")
 
 
 @plain_build_only

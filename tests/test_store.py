@@ -7,10 +7,12 @@ import signal
 import subprocess
 import time
 
+import hosts_table
 import pytest
 import responder as r
 from client import assert_strict, handshake
 from conftest import needs_root
+from servers import Nginx
 from support import wait_until
 
 
@@ -45,7 +47,7 @@ def warm(s_server, issue, responder, store, stored):
 
 
 def test_a_restarted_nginx_staples_on_its_first_handshake_while_the_responder_is_down(
-    nginx, issue, responder, stored, tmp_path
+    nginx, issue, responder, stored, tmp_path, seen
 ):
     leaf = issue()
     server = nginx(leaf, environment=stored)
@@ -57,6 +59,7 @@ def test_a_restarted_nginx_staples_on_its_first_handshake_while_the_responder_is
     assert_strict(first.staple, leaf, tmp_path)
     assert first.seconds < 1.5
     assert responder.count(leaf) == 1
+    seen(Nginx, hosts_table.RESTART)
 
 
 def test_a_start_from_the_store_needs_neither_thread_nor_network(s_server, warm, stored):

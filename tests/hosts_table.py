@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""
+The table of servers in docs/servers.md, written by what the tests have seen.
+
+A test that has seen a server staple says so with the fixture "seen"; with OCSPRELOAD_WRITE_DOCS=1
+the run that passes writes the table.
+"""
+
+import dataclasses
+import datetime
+import os
+import pathlib
+import subprocess
+
+FILE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "servers.md"
+BEGIN = "<!-- The table is written by the tests: CONTRIBUTING.md. -->"
+END = "<!-- The end of the table. -->"
+
+# What can be seen, in the order of the columns.
+FIRST = "first handshake"
+RELOAD = "reload"
+RESTART = "restart, responder down"
+COLUMNS = (FIRST, RELOAD, RESTART)
+
+
+@dataclasses.dataclass
+class Host:
+    title: str
+    package: str  # Debian's, for its version; None where it has none
+    how: str
+    program: str = None  # which says its version, where there is no package to ask
+
+
+DROP_IN = "drop-in, `{}`"
+PREFIX = "`LD_PRELOAD=LIB {} …`"
+
+# By the name of the class that starts it.
+HOSTS = {
+    "Nginx": Host("nginx", "nginx-light", DROP_IN.format("nginx")),
+    "ApachePrefork": Host("Apache, prefork", "apache2-bin", "`/etc/apache2/envvars`"),
+    "ApacheEvent": Host("Apache, event", "apache2-bin", "`/etc/apache2/envvars`"),
+    "Haproxy": Host("HAProxy, `-W`", "haproxy", DROP_IN.format("haproxy")),
+    "Lighttpd": Host("lighttpd", "lighttpd", DROP_IN.format("lighttpd")),
+    "Hitch": Host("Hitch", "hitch", DROP_IN.format("hitch")),
+    "H2o": Host("H2O", "h2o", DROP_IN.format("h2o")),
+    "Nghttpx": Host("nghttpx", "nghttp2-proxy", DROP_IN.format("nghttpx")),
+    "Squid": Host("Squid, reverse proxy", "squid-openssl", "`/etc/ld.so.preload`"),
+    "Stunnel": Host("stunnel4", "stunnel4", DROP_IN.format("stunnel@NAME")),
+    "StunnelInJail": Host("stunnel4, chrooted", "stunnel4", DROP_IN.format("stunnel@NAME")),
+    "StunnelOfInetd": Host("stunnel4, inetd mode", "stunnel4", DROP_IN.format("NAME@")),
+    "Postfix": Host("Postfix smtpd, chrooted", "postfix", "`main.cf`"),
+    "PostfixWithStore": Host("Postfix smtpd, not chrooted", "postfix", "`main.cf`"),
+    "Dovecot": Host("Dovecot imap-login", "dovecot-imapd", "`dovecot.conf`, and the agent"),
+    "DovecotPop3": Host("Dovecot pop3-login", "dovecot-pop3d", "`dovecot.conf`, and the agent"),
+    "DovecotWithStore": Host("Dovecot, not chrooted", "dovecot-imapd", "`dovecot.conf`"),
+    "Postgresql": Host("PostgreSQL", "postgresql", "`/etc/postgresql/15/main/environment`"),
+    "Mariadb": Host("MariaDB", "mariadb-server", DROP_IN.format("mariadb")),
+    "Redis": Host("Redis", "redis-server", DROP_IN.format("redis-server")),
+    "Memcached": Host("memcached", "memcached", DROP_IN.format("memcached")),
+    "Mosquitto": Host("Mosquitto", "mosquitto", DROP_IN.format("mosquitto")),
+    "Named": Host("BIND, DNS over TLS", "bind9", DROP_IN.format("named")),
+    "NamedHttps": Host("BIND, DNS over HTTPS", "bind9", DROP_IN.format("named")),
+    "Unbound": Host("Unbound, DNS over TLS", "unbound", DROP_IN.format("unbound")),
+    "Dnsdist": Host("dnsdist, DNS over TLS", "dnsdist", DROP_IN.format("dnsdist")),
+    "PythonServer": Host("Python, `ssl`", "python3", PREFIX.format("python3")),
+    "Asyncio": Host("Python, `asyncio`", "python3", PREFIX.format("python3")),
+    "Gunicorn": Host("gunicorn, sync workers", "gunicorn", PREFIX.format("gunicorn")),
+    "Uvicorn": Host("uvicorn", "python3-uvicorn", PREFIX.format("uvicorn")),
+    "Twisted": Host("Twisted", "python3-twisted", PREFIX.format("twistd3")),
+    "Nodejs": Host("Node.js, as installed", None, PREFIX.format("node"), "node"),
+    "OfficialNode": Host("Node.js, official binary", None, PREFIX.format("node")),
+    "Puma": Host("Puma", "puma", PREFIX.format("puma")),
+    "Perl": Host("Perl, IO::Socket::SSL", "libio-socket-ssl-perl", PREFIX.format("perl")),
+    "PhpCli": Host("PHP, command line", "php-cli", PREFIX.format("php")),
+    "Prosody": Host("Prosody", "prosody", DROP_IN.format("prosody")),
+    "Vsftpd": Host("vsftpd", "vsftpd", DROP_IN.format("vsftpd")),
+    "Proftpd": Host("ProFTPD", "proftpd-core", DROP_IN.format("proftpd")),
+    "Coturn": Host("coturn", "coturn", DROP_IN.format("coturn")),
+    "Kamailio": Host("Kamailio", "kamailio", DROP_IN.format("kamailio")),
+    "SyslogNg": Host("syslog-ng", "syslog-ng-core", DROP_IN.format("syslog-ng")),
+    "Socat": Host("socat", "socat", PREFIX.format("socat")),
+    "Ncat": Host("Ncat", "ncat", PREFIX.format("ncat")),
+    "SServer": Host("`openssl s_server`", "openssl", PREFIX.format("openssl s_server")),
+}
+
+
+def _version(host):
+    """Upstream's, without Debian's epoch and revision."""
+    if host.program:
+        return subprocess.check_output([host.program, "--version"], text=True).strip(" v\n")
+    output = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${source:Upstream-Version}\n", host.package],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    for mark in ("+dfsg", "~dfsg", "+deb", "+git", "+really"):
+        output = output.partition(mark)[0]
+    return output.rpartition(":")[2]
+
+
+def _lines(seen):
+    """seen: what was seen of each host, with the words for it."""
+    openssl = subprocess.check_output(["openssl", "version"], text=True).split()[1]
+    debian = pathlib.Path("/etc/debian_version").read_text().strip()
+    today = datetime.date.today().isoformat()
+    yield f"Seen on {today} with Debian {debian} and OpenSSL {openssl}, as Debian runs each server."
+    yield ""
+    yield "| server | version | how | " + " | ".join(COLUMNS) + " |"
+    yield "|---" * (3 + len(COLUMNS)) + "|"
+    for name, host in HOSTS.items():
+        if FIRST not in seen.get(name, {}):
+            continue
+        version = seen[name].get("version") or _version(host)
+        cells = [seen[name].get(column, "–") for column in COLUMNS]
+        yield f"| {host.title} | {version} | {host.how} | " + " | ".join(cells) + " |"
+
+
+def write(reports):
+    """reports: pytest's, of the tests that passed."""
+    seen = {}
+    for report in reports:
+        for key, value in report.user_properties:
+            if key.startswith("seen "):
+                name, _, what = key[len("seen ") :].partition(" ")
+                found = seen.setdefault(name, {})
+                # Without the agent says more than with it.
+                found[what] = min(found.get(what, value), value, key=len)
+    text = FILE.read_text()
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    table = "\n".join(_lines(seen))
+    FILE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+
+
+def is_wanted():
+    return bool(os.environ.get("OCSPRELOAD_WRITE_DOCS"))
