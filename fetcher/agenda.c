@@ -252,7 +252,7 @@ static void keep_up(struct agenda *agenda, size_t number)
 static void route(struct agenda *agenda, size_t number)
 {
 	bool is_new = atomic_load(&slot_at(agenda, number)->state) == SLOT_PENDING;
-	struct option choice;
+	struct option choice = {0};
 
 	keep_up(agenda, number);
 	if (choose(agenda, number, &choice))
@@ -280,7 +280,7 @@ static void route_again(struct agenda *agenda, size_t host)
 	while (moved != QUEUE_NONE) {
 		int32_t number = queue_pop(agenda->nodes, &moved);
 		struct slot *slot = slot_at(agenda, (size_t)number);
-		struct option choice;
+		struct option choice = {0};
 
 		if (!choose(agenda, (size_t)number, &choice)) {
 			put_by_time(agenda, (size_t)number, clock_wall() + SCHEDULE_LEAST);
@@ -515,7 +515,7 @@ static bool note_failure(
 static bool try_next(struct agenda *agenda, const struct slot *slot, const struct answer *answer)
 {
 	size_t number = cache_slot_index(agenda->supply->cache, slot);
-	struct option choice;
+	struct option choice = {0};
 
 	if (!choose(agenda, number, &choice) || choice.is_left_alone)
 		return false;
