@@ -139,9 +139,13 @@ static void make_all(const char *path, unsigned port)
 
 static unsigned read_all(FILE *file)
 {
+	char line[32], *end;
 	unsigned port;
 
-	if (fscanf(file, "%u\n", &port) != 1)
+	if (!fgets(line, sizeof(line), file))
+		fail("no port");
+	port = (unsigned)strtoul(line, &end, 10);
+	if (end == line)
 		fail("no port");
 	key = PEM_read_PrivateKey(file, NULL, NULL, NULL);
 	authority = PEM_read_X509(file, NULL, NULL, NULL);
@@ -250,7 +254,7 @@ static void answer(struct connection *connection)
 	OPENSSL_free(der);
 	connection->due = 0;
 	connection->size = 0;
-	if (write(connection->fd, out, (size_t)(head + length)) != head + length)
+	if (write(connection->fd, out, (size_t)head + (size_t)length) != head + length)
 		fail("no answer");
 }
 

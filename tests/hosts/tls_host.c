@@ -380,12 +380,12 @@ static long resident_kilobytes(void)
 {
 	FILE *status = fopen("/proc/self/status", "r");
 	char line[256];
-	long size = 0, part;
+	long size = 0;
 
 	/* RssShmem is where the cache is. */
 	while (status && fgets(line, sizeof(line), status))
-		if (sscanf(line, "VmRSS: %ld", &part) == 1)
-			size += part;
+		if (strncmp(line, "VmRSS:", 6) == 0)
+			size += strtol(line + 6, NULL, 10);
 	if (status)
 		fclose(status);
 	return size;
