@@ -27,6 +27,7 @@ struct exchange {
 	struct connections *connections; /* NULL: none is taken, none kept */
 	unsigned allowed;                /* kinds of addresses, ADDRESS_BIT */
 	bool is_reused;                  /* the connection is one of those */
+	bool was_lost;                   /* the host has closed one already */
 	bool is_resolving;
 	struct addresses addresses;
 	struct descriptor sockets[RESOLVE_ADDRESSES]; /* those that race, by address */
@@ -136,7 +137,10 @@ static void describe_endpoint(struct exchange *exchange, size_t i)
 		exchange->peer.port);
 }
 
-/* How the address at i failed, and that the next may start at once. */
+/*
+ * How the address at i failed, and that the next may start at once: the same once more if it was
+ * the host that closed the socket (see try_afresh).
+ */
 static void take_refusal(struct exchange *exchange, size_t i, int error, int64_t now)
 {
 	size_t count = exchange->addresses.count;
@@ -145,6 +149,10 @@ static void take_refusal(struct exchange *exchange, size_t i, int error, int64_t
 	descriptor_close(&exchange->sockets[i]);
 	exchange->next_at = now;
 	describe_endpoint(exchange, i);
+	if (error == EBADF && !exchange->was_lost && exchange->next == i + 1) {
+		exchange->was_lost = true;
+		exchange->next = i;
+	}
 	if (count > 1)
 		snprintf(others, sizeof(others), ", the last of %zu addresses", count);
 	if (error == ECONNREFUSED)
@@ -322,14 +330,19 @@ static void keep(struct exchange *exchange, int64_t now)
 }
 
 /*
- * On a new connection, if this one was kept too long: it has ended (or the host has closed it)
- * without a byte, or all that its server says is that it waited for us in vain.
+ * On a new connection, if this one was kept too long: it has ended without a byte, or all that its
+ * server says is that it waited for us in vain. Also once if the host has closed it: those that
+ * close all that they do not know (uWSGI at a reload) do it as they start, when a handshake waits.
  */
 static bool try_afresh(struct exchange *exchange)
 {
 	struct http_reader *reader = &exchange->reader;
+	bool is_lost = !exchange->socket || !descriptor_check(exchange->socket);
 
-	if (!exchange->is_reused || (reader->seen > 0 && reader->status != HTTP_REQUEST_TIMEOUT))
+	if (is_lost && !exchange->was_lost)
+		exchange->was_lost = true;
+	else if (!exchange->is_reused ||
+		 (reader->seen > 0 && reader->status != HTTP_REQUEST_TIMEOUT))
 		return false;
 	finish(exchange, EXCHANGE_BEGINNING);
 	exchange->is_reused = false;
