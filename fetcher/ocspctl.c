@@ -33,8 +33,10 @@ static const struct command {
 		"say what the store, OCSPRELOAD_RESPONSES and the agent have for a certificate"},
 	{"check", command_check, "i:a:", 2, "[-i ISSUER.pem] [-a TIME] CERT.pem RESPONSE.der",
 		"judge a response as of now, or of TIME (seconds since 1970)"},
-	{"doctor", command_doctor, "i:u:t:", 1, "[-i ISSUER.pem] [-u URL] [-t SECONDS] CERT.pem",
-		"say whether a server with this certificate would be stapled, or why not"},
+	{"doctor", command_doctor, "i:u:t:", 1,
+		"[-i ISSUER.pem] [-u URL] [-t SECONDS] CERT.pem|PID",
+		"say whether a server with this certificate would be stapled, or whether this\n"
+		"      process can staple, or why not; a file of digits is ./DIGITS"},
 	{"agent", command_agent, "U:", 0, "[-U USER]",
 		"fetch for servers that cannot, and for all others once; they ask at\n"
 		"      OCSPRELOAD_AGENT (@ocspreload); -U gives up root for USER"},

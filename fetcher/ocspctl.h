@@ -105,6 +105,12 @@ int print_failure(const char *path, const char *why);
 /* Prints a judgement as one line. Returns the exit code. */
 int print_judgement(FILE *out, const struct judgement *judgement);
 
+/*
+ * Says in one line whether a running process can staple, or why not; pid is in decimal. Returns the
+ * exit code.
+ */
+int examine_process(const char *pid);
+
 /* The subcommands: the operands are as many as the table in ocspctl.c says. */
 int command_agent(struct tool *tool, char **operands);
 int command_check(struct tool *tool, char **operands);

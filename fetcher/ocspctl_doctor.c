@@ -4,6 +4,8 @@
 #include "clock.h"
 #include "issuer.h"
 
+#include <string.h>
+
 /* What can be said without asking anybody: NULL, or why it would not be stapled. */
 static const char *examine(const struct tool *tool, const char *path, struct subject *subject)
 {
@@ -93,9 +95,12 @@ static int diagnose(const struct tool *tool, const char *path, struct subject *s
 int command_doctor(struct tool *tool, char **operands)
 {
 	struct subject subject;
-	const char *why = subject_read(tool, operands[0], &subject);
+	const char *why;
 	int code;
 
+	if (strspn(operands[0], "0123456789") == strlen(operands[0]))
+		return examine_process(operands[0]);
+	why = subject_read(tool, operands[0], &subject);
 	code = why ? print_failure(operands[0], why) : diagnose(tool, operands[0], &subject);
 	subject_free(&subject);
 	return code;

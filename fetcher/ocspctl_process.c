@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The doctor's visit to a running process: why it staples nothing, by what /proc tells of it. The
+ * process is not disturbed.
+ */
+#include "ocspctl.h"
+
+#include "file.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <link.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PROC_LIMIT = 16 * 1024 * 1024, VERSION_SIZE = 40 };
+
+/* "OpenSSL 3.0.19", or who else's TLS it is. */
+struct flavour {
+	char name[VERSION_SIZE];
+	bool is_openssl;
+};
+
+struct process {
+	const char *pid;
+	char name[32];
+	struct buffer maps, environment, status, auxv; /* as in /proc; the texts end with a NUL */
+	bool has_shim, has_loader, is_go;
+	bool exports;          /* what the executable has inside can be hooked */
+	struct flavour inside; /* of the executable */
+	struct flavour library;
+	struct config config;
+};
+
+/* How those that are not OpenSSL, and ours, are known: by the beginning of a file's name. */
+static const struct {
+	const char *prefix, *name;
+} strangers[] = {
+	{"libgnutls.so", "GnuTLS"},
+	{"libnss3.so", "NSS"},
+	{"libmbedtls.so", "Mbed TLS"},
+	{"libwolfssl.so", "wolfSSL"},
+	{"libjvm.so", "Java, which has a TLS of its own"},
+};
+
+static bool begins(const char *text, const char *prefix)
+{
+	return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+static const char *read_proc(const struct process *process, const char *name, struct buffer *out)
+{
+	char path[64];
+	const char *why;
+
+	snprintf(path, sizeof(path), "/proc/%s/%s", process->pid, name);
+	why = file_read(path, PROC_LIMIT, out);
+	if (!why && !buffer_append(out, "", 1))
+		why = "memory ran out";
+	return why;
+}
+
+/* Only what is on disk, not what the process made of it. Empty if there is nothing to read. */
+static struct bytes map_file(const char *path)
+{
+	struct bytes none = {NULL, 0};
+	struct stat status;
+	void *data = MAP_FAILED;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return none;
+	if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0)
+		data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	close(fd);
+	return data == MAP_FAILED ? none : (struct bytes){data, (size_t)status.st_size};
+}
+
+static void unmap_file(struct bytes file)
+{
+	if (file.data)
+		munmap((void *)(uintptr_t)file.data, file.size);
+}
+
+static bool contains(struct bytes bytes, const char *text)
+{
+	return bytes.data && memmem(bytes.data, bytes.size, text, strlen(text)) != NULL;
+}
+
+static bool is_digit(unsigned char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+/*
+ * "OpenSSL 3.0.19 27 Jan 2026": without the date it is what OpenSSL's likes call themselves, or a
+ * word in somebody's text.
+ */
+static bool find_openssl(struct bytes file, struct flavour *out)
+{
+	static const char mark[] = "OpenSSL ";
+	const unsigned char *at = file.data, *end = file.data + file.size;
+
+	while (at && (at = memmem(at, (size_t)(end - at), mark, sizeof(mark) - 1)) != NULL) {
+		size_t size = sizeof(mark) - 1;
+
+		while (size + 1 < VERSION_SIZE && at + size < end && at[size] > ' ' &&
+			at[size] < 0x7f)
+			size++;
+		if (at + size + 1 < end && is_digit(at[sizeof(mark) - 1]) && at[size] == ' ' &&
+			is_digit(at[size + 1])) {
+			memcpy(out->name, at, size);
+			out->name[size] = '\0';
+			out->is_openssl = true;
+			return true;
+		}
+		at += sizeof(mark) - 1;
+	}
+	return false;
+}
+
+/* Whose TLS a library or an executable has inside. The name stays empty if nobody's. */
+static void find_flavour(struct bytes file, struct flavour *out)
+{
+	/* AWS-LC is made of BoringSSL, and says so. */
+	static const char *const marks[] = {"AWS-LC", "BoringSSL", "LibreSSL"};
+	/* In what errors tell of their origin, where nobody asks for the version. */
+	static const char source[] = "ssl/ssl_lib.c";
+
+	if (!file.data || find_openssl(file, out))
+		return;
+	for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
+		if (contains(file, marks[i])) {
+			snprintf(out->name, sizeof(out->name), "%s", marks[i]);
+			return;
+		}
+	if (memmem(file.data, file.size, source, sizeof(source)))
+		*out = (struct flavour){.name = "OpenSSL", .is_openssl = true};
+}
+
+/* True if a function is among an executable's dynamic symbols; of those of this machine's kind. */
+static bool is_exported(struct bytes file, const char *function)
+{
+	const ElfW(Ehdr) *header = (const void *)file.data;
+	const ElfW(Shdr) * sections;
+	size_t size = strlen(function) + 2;
+
+	if (file.size < sizeof(*header) || memcmp(file.data, ELFMAG, SELFMAG) != 0 ||
+		header->e_shentsize != sizeof(*sections) || header->e_shoff > file.size ||
+		header->e_shoff % _Alignof(ElfW(Shdr)) != 0 ||
+		header->e_shnum > (file.size - header->e_shoff) / sizeof(*sections))
+		return false;
+	sections = (const void *)(file.data + header->e_shoff);
+	for (size_t i = 0; i < header->e_shnum; i++) {
+		const ElfW(Shdr) * names;
+		struct buffer word = {0};
+		bool found;
+
+		if (sections[i].sh_type != SHT_DYNSYM || sections[i].sh_link >= header->e_shnum)
+			continue;
+		names = &sections[sections[i].sh_link];
+		if (names->sh_offset > file.size || names->sh_size > file.size - names->sh_offset)
+			return false;
+		found = buffer_append(&word, "", 1) && buffer_append(&word, function, size - 1) &&
+			memmem(file.data + names->sh_offset, names->sh_size, word.data, size);
+		buffer_free(&word);
+		return found;
+	}
+	return false;
+}
+
+static void look_at_executable(struct process *process)
+{
+	char path[64];
+	struct bytes file;
+
+	snprintf(path, sizeof(path), "/proc/%s/exe", process->pid);
+	file = map_file(path);
+	process->is_go = contains(file, "\xff Go buildinf:");
+	find_flavour(file, &process->inside);
+	process->exports = is_exported(file, "SSL_CTX_set_ex_data");
+	unmap_file(file);
+}
+
+/* range names the very file, wherever its path leads to now, but to the privileged only. */
+static void look_at_libcrypto(struct process *process, const char *range, const char *path)
+{
+	char link[96];
+	struct flavour found = {.name = ""};
+	struct bytes file;
+
+	snprintf(link, sizeof(link), "/proc/%s/map_files/%.40s", process->pid, range);
+	file = map_file(link);
+	if (!file.data)
+		file = map_file(path);
+	find_flavour(file, &found);
+	unmap_file(file);
+	if (found.is_openssl || (found.name[0] && !process->library.is_openssl))
+		process->library = found;
+}
+
+static void look_at_mapping(struct process *process, const char *range, const char *path)
+{
+	const char *name = base_name(path);
+
+	if (begins(name, "libocspreload.so"))
+		process->has_shim = true;
+	if (begins(name, "ld-") || begins(name, "ld.so") || begins(name, "ld64"))
+		process->has_loader = true;
+	if (begins(name, "libcrypto"))
+		look_at_libcrypto(process, range, path);
+	for (size_t i = 0; i < sizeof(strangers) / sizeof(*strangers); i++)
+		if (begins(name, strangers[i].prefix) && !process->library.name[0])
+			snprintf(process->library.name, sizeof(process->library.name), "%s",
+				strangers[i].name);
+}
+
+/* Lines of "RANGE PERMISSIONS OFFSET DEVICE INODE PATH"; a file begins where its OFFSET is 0. */
+static void look_at_maps(struct process *process)
+{
+	char *rest = (char *)process->maps.data;
+	char *line;
+
+	while ((line = strsep(&rest, "\n")) != NULL) {
+		char *path = strchr(line, '/');
+		char *range = strsep(&line, " ");
+		const char *offset;
+
+		strsep(&line, " ");
+		offset = strsep(&line, " ");
+		if (path && offset && offset[strspn(offset, "0")] == '\0')
+			look_at_mapping(process, range, path);
+	}
+}
+
+static bool is_privileged(const struct process *process)
+{
+	for (size_t i = 0; i + sizeof(ElfW(auxv_t)) <= process->auxv.size;
+		i += sizeof(ElfW(auxv_t))) {
+		ElfW(auxv_t) entry;
+
+		memcpy(&entry, process->auxv.data + i, sizeof(entry));
+		if (entry.a_type == AT_SECURE)
+			return entry.a_un.a_val != 0;
+	}
+	return false;
+}
+
+/* The value in the environment that it was started with, if it has not written over it. */
+static const char *find_variable(const struct process *process, const char *prefix)
+{
+	const char *text = (const char *)process->environment.data;
+	size_t size = process->environment.size;
+
+	for (size_t i = 0; i < size; i += strlen(text + i) + 1)
+		if (begins(text + i, prefix))
+			return text + i;
+	return NULL;
+}
+
+/* As its own shim has it. Nothing about logs: what is amiss is not for them, but for us to say. */
+static void load_config(struct process *process)
+{
+	const char *environment[3] = {NULL};
+	size_t count = 0;
+
+	if (!is_privileged(process)) {
+		environment[count] = find_variable(process, "OCSPRELOAD=");
+		count += environment[count] != NULL;
+		environment[count] = find_variable(process, "OCSPRELOAD_ONLY=");
+	}
+	config_load(&process->config, environment, CONFIG_FILE);
+}
+
+static bool is_listed(const struct process *process)
+{
+	const char *only = process->config.only;
+	char link[64], target[PATH_MAX];
+	struct buffer command = {0};
+	ssize_t size;
+	bool listed;
+
+	snprintf(link, sizeof(link), "/proc/%s/exe", process->pid);
+	size = readlink(link, target, sizeof(target) - 1);
+	target[size > 0 ? size : 0] = '\0';
+	listed = config_lists(only, base_name(target)) ||
+		 (!read_proc(process, "cmdline", &command) &&
+			 config_lists(only, base_name((const char *)command.data)));
+	buffer_free(&command);
+	return listed;
+}
+
+static const char *why_not_loaded(const struct process *process)
+{
+	const char *preload = find_variable(process, "LD_PRELOAD=");
+
+	if (is_privileged(process))
+		return "libocspreload.so is not in it: it has more rights than its user "
+		       "(AT_SECURE), and then the loader heeds no LD_PRELOAD with a path; name it "
+		       "in /etc/ld.so.preload";
+	if (preload && strstr(preload, "libocspreload.so"))
+		return "LD_PRELOAD names libocspreload.so, but the loader could not load it and "
+		       "has said why on the standard error";
+	return "libocspreload.so is not in it: LD_PRELOAD did not name it when it was started";
+}
+
+/* Appends why a TLS that is not OpenSSL, or cannot be reached, is out of reach. */
+static bool explain_foreign(const struct process *process, struct buffer *out)
+{
+	if (process->is_go)
+		return buffer_printf(out, "it is written in Go, which has a TLS of its own");
+	if (!process->has_loader)
+		return buffer_printf(out,
+			"it is linked statically%s%s: nothing can be preloaded into it",
+			process->inside.name[0] ? ", with " : "", process->inside.name);
+	if (process->inside.is_openssl)
+		return buffer_printf(out,
+			"it has %s inside and does not export it: there is nothing to hook",
+			process->inside.name);
+	if (process->inside.name[0] || process->library.name[0])
+		return buffer_printf(out, "its TLS is not OpenSSL's but that of %s",
+			process->library.name[0] ? process->library.name : process->inside.name);
+	return buffer_printf(out,
+		"it has loaded no TLS library; the process that shakes hands may "
+		"be another, its parent or its child");
+}
+
+/* Leaves *out empty where nothing stands in the way. False when memory ran out. */
+static bool explain(struct process *process, struct buffer *out)
+{
+	bool can_be_hooked =
+		process->library.is_openssl || (process->inside.is_openssl && process->exports);
+
+	if (!can_be_hooked || !process->has_loader)
+		return explain_foreign(process, out);
+	if (!process->has_shim)
+		return buffer_printf(out, "%s", why_not_loaded(process));
+	load_config(process);
+	if (!process->config.enabled)
+		return buffer_printf(out, "OCSPRELOAD is off for it");
+	if (process->config.only && !is_listed(process))
+		return buffer_printf(out, "OCSPRELOAD_ONLY does not list it");
+	return true;
+}
+
+/* The name may be whatever the process likes. */
+static void read_name(struct process *process)
+{
+	struct buffer name = {0};
+	size_t size;
+
+	if (!read_proc(process, "comm", &name))
+		snprintf(process->name, sizeof(process->name), "%s", (const char *)name.data);
+	size = strlen(process->name);
+	if (size > 0 && process->name[size - 1] == '\n')
+		process->name[size - 1] = '\0';
+	for (char *c = process->name; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+	buffer_free(&name);
+}
+
+static int print_findings(struct process *process)
+{
+	struct buffer why = {0};
+	const struct flavour *flavour;
+	bool is_filtered = strstr((const char *)process->status.data, "\nSeccomp:\t2") != NULL;
+	int code = EXIT_NOT_GOOD;
+
+	if (!explain(process, &why)) {
+		print_failure(process->pid, "memory ran out");
+	} else if (why.size > 0) {
+		printf("not stapled: %s (%s): %.*s\n", process->pid, process->name, (int)why.size,
+			(const char *)why.data);
+	} else {
+		flavour = process->library.is_openssl ? &process->library : &process->inside;
+		printf("ok: %s (%s): libocspreload.so is in it, and %s%s; ask about its "
+		       "certificates, too\n",
+			process->pid, process->name, flavour->name,
+			is_filtered ? ", and a seccomp filter that may forbid it to fetch" : "");
+		code = EXIT_GOOD;
+	}
+	buffer_free(&why);
+	return code;
+}
+
+int examine_process(const char *pid)
+{
+	struct process process = {.pid = pid};
+	const char *why = read_proc(&process, "maps", &process.maps);
+	int code;
+
+	/* A kernel thread's is empty, and so is that of a process that has ended. */
+	if (!why && process.maps.size <= 1)
+		why = "it has no memory: it has ended, or is the kernel's own";
+	if (!why)
+		why = read_proc(&process, "environ", &process.environment);
+	if (!why)
+		why = read_proc(&process, "status", &process.status);
+	if (!why)
+		why = read_proc(&process, "auxv", &process.auxv);
+	if (why) {
+		code = print_failure(pid, why);
+	} else {
+		read_name(&process);
+		look_at_executable(&process);
+		look_at_maps(&process);
+		code = print_findings(&process);
+	}
+	buffer_free(&process.maps);
+	buffer_free(&process.environment);
+	buffer_free(&process.status);
+	buffer_free(&process.auxv);
+	return code;
+}

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""ocspctl doctor PID: why a running process staples nothing, in one line."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+
+import pytest
+from conftest import needs_root, plain_build_only
+from servers import BUILD, LIBRARY, PLAIN_ENVIRONMENT
+from support import wait_until
+
+pytestmark = plain_build_only
+
+LOADED = "libocspreload.so is in it, and OpenSSL"
+
+
+def doctor(pid, code):
+    result = subprocess.run(
+        [BUILD / "ocspctl", "doctor", str(pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=PLAIN_ENVIRONMENT,
+    )
+    text = result.stdout + result.stderr
+    assert (result.returncode, text.count("\n")) == (code, 1), text
+    return text.rstrip("\n")
+
+
+@pytest.fixture
+def start():
+    """Starts programs that wait, and ends them."""
+    processes = []
+
+    def run(*command, environment=None, until=lambda pid: True):
+        process = subprocess.Popen(
+            list(map(str, command)),
+            env={**PLAIN_ENVIRONMENT, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        processes.append(process)
+        wait_until(lambda: until(process.pid), what=command)
+        return process.pid
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def maps(pid):
+    return pathlib.Path(f"/proc/{pid}/maps").read_text()
+
+
+def has_run(program):
+    return lambda pid: os.readlink(f"/proc/{pid}/exe") == os.path.realpath(program)
+
+
+def has_libc(pid):
+    """Its executable is there before its libraries are."""
+    return "libc.so.6" in maps(pid)
+
+
+PRELOAD = {"LD_PRELOAD": str(LIBRARY)}
+
+
+@pytest.fixture
+def start_openssl(start, issue, public):
+    """A server process of OpenSSL, of any user, with these variables besides."""
+    leaf = issue()
+    both = public / "tls.pem"
+    both.write_bytes(leaf.pem_file.read_bytes())
+
+    def run(environment, program="/usr/bin/openssl"):
+        return start(
+            *(program, "s_server", "-accept", "127.0.0.1:0", "-cert", both),
+            environment=environment,
+            until=lambda pid: "libssl.so" in maps(pid),
+        )
+
+    return run
+
+
+def test_the_shim_in_a_process_of_openssl_is_well(start_openssl):
+    pid = start_openssl(PRELOAD)
+    assert doctor(pid, 0).startswith(f"ok: {pid} (openssl): {LOADED} ")
+    version = subprocess.check_output(["openssl", "version"], text=True).split()[1]
+    assert f"OpenSSL {version}; " in doctor(pid, 0)
+
+
+@pytest.mark.parametrize(
+    "environment, why",
+    [
+        ({}, "libocspreload.so is not in it: LD_PRELOAD did not name it when it was started"),
+        (
+            {"LD_PRELOAD": "/nowhere/libocspreload.so"},
+            "LD_PRELOAD names libocspreload.so, but the loader could not load it",
+        ),
+        ({**PRELOAD, "OCSPRELOAD": "off"}, "OCSPRELOAD is off for it"),
+        ({**PRELOAD, "OCSPRELOAD_ONLY": "nginx smtpd"}, "OCSPRELOAD_ONLY does not list it"),
+    ],
+    ids=["absent", "unloadable", "off", "only"],
+)
+def test_what_keeps_the_shim_from_a_process_of_openssl_is_named(start_openssl, environment, why):
+    pid = start_openssl(environment)
+    assert doctor(pid, 1).startswith(f"not stapled: {pid} (openssl): {why}")
+
+
+def test_a_process_that_is_listed_is_well(start_openssl):
+    environment = {**PRELOAD, "OCSPRELOAD_ONLY": "nginx,openssl"}
+    assert LOADED in doctor(start_openssl(environment), 0)
+
+
+def test_what_a_process_logs_to_is_not_touched_by_the_doctor(start_openssl, tmp_path):
+    log = tmp_path / "log"
+    pid = start_openssl({**PRELOAD, "OCSPRELOAD_LOG": str(log), "OCSPRELOAD_TIMEOUT": "never"})
+    wait_until(log.exists)
+    log.unlink()
+    assert LOADED in doctor(pid, 0)
+    assert not log.exists()
+
+
+@needs_root
+def test_a_process_with_more_rights_than_its_user_is_sent_to_ld_so_preload(start_openssl, public):
+    program = public / "openssl"
+    shutil.copy("/usr/bin/openssl", program)
+    shutil.chown(program, "nobody")
+    program.chmod(0o4755)
+    pid = start_openssl(PRELOAD, program)
+    line = doctor(pid, 1)
+    assert "libocspreload.so is not in it" in line
+    assert "(AT_SECURE)" in line and "/etc/ld.so.preload" in line
+
+
+def test_a_process_that_has_loaded_no_tls_says_so(start):
+    pid = start("sleep", "1000", environment=PRELOAD, until=has_libc)
+    assert doctor(pid, 1).startswith(f"not stapled: {pid} (sleep): it has loaded no TLS library")
+
+
+@pytest.mark.parametrize(
+    "library, name",
+    [
+        ("libgnutls.so.30", "GnuTLS"),
+        ("/usr/lib/x86_64-linux-gnu/android/libcrypto.so.0", "BoringSSL"),
+    ],
+    ids=["gnutls", "boringssl"],
+)
+def test_the_tls_of_others_is_called_by_its_name(start, library, name):
+    wait = f"import ctypes, sys; ctypes.CDLL({library!r}); sys.stdin.read()"
+    pid = start(
+        *("/usr/bin/python3", "-c", wait),
+        environment=PRELOAD,
+        until=lambda pid: library.split("/")[-1] in maps(pid),
+    )
+    assert f"its TLS is not OpenSSL's but that of {name}" in doctor(pid, 1)
+
+
+def compiled(tmp_path, text, *options):
+    program = tmp_path / "program"
+    subprocess.run(
+        [os.environ.get("CC", "cc"), "-o", program, "-x", "c", "-", "-x", "none", *options],
+        input=text,
+        text=True,
+        check=True,
+    )
+    return program
+
+
+WAITS = "#include <unistd.h>\nint main(void) { pause(); return 0; }\n"
+HAS_OPENSSL = (
+    "#include <openssl/ssl.h>\n#include <unistd.h>\n"
+    "int main(void) { SSL_CTX_set_ex_data(SSL_CTX_new(TLS_server_method()), 0, 0); pause(); }\n"
+)
+INSIDE = ["-l:libssl.a", "-l:libcrypto.a"]
+
+
+def test_a_static_program_cannot_be_preloaded(start, tmp_path):
+    program = compiled(tmp_path, WAITS, "-static")
+    pid = start(program, environment=PRELOAD, until=has_run(program))
+    assert "it is linked statically: nothing can be preloaded into it" in doctor(pid, 1)
+
+
+def test_openssl_inside_a_program_counts_only_where_it_is_exported(start, tmp_path):
+    program = compiled(tmp_path, HAS_OPENSSL, *INSIDE)
+    pid = start(program, environment=PRELOAD, until=has_libc)
+    line = doctor(pid, 1)
+    assert "it has OpenSSL " in line and "inside and does not export it" in line
+    (tmp_path / "exported").mkdir()
+    program = compiled(tmp_path / "exported", HAS_OPENSSL, *INSIDE, "-rdynamic")
+    pid = start(
+        program, environment=PRELOAD, until=lambda pid: "libocspreload.so" in maps(pid)
+    )
+    assert LOADED in doctor(pid, 0)
+    pid = start(program, until=has_libc)
+    assert "LD_PRELOAD did not name it" in doctor(pid, 1)
+
+
+@pytest.mark.parametrize("offset", [0, 63, 4096, 1 << 40, (1 << 64) - 64])
+def test_a_table_of_sections_that_is_none_is_not_followed(start, tmp_path, offset):
+    """The kernel runs such a program all the same."""
+    image = bytearray(pathlib.Path("/usr/bin/sleep").read_bytes())
+    image[40:48] = offset.to_bytes(8, "little")  # e_shoff
+    image[60:62] = b"\xff\xff"  # e_shnum
+    program = tmp_path / "sleep"
+    program.write_bytes(image)
+    program.chmod(0o755)
+    pid = start(program, "1000", until=has_libc)
+    assert "it has loaded no TLS library" in doctor(pid, 1)
+
+
+def test_a_name_cannot_break_a_line_or_a_terminal(start, tmp_path):
+    program = tmp_path / "a\nb\x1b[31m"
+    shutil.copy("/usr/bin/sleep", program)
+    pid = start(program, "1000", until=has_libc)
+    assert f"{pid} (a?b?[31m): " in doctor(pid, 1)
+
+
+def test_a_process_that_is_not_there_is_said(start):
+    pid = start("true")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    # A zombie has no memory to look at.
+    assert "it has ended" in doctor(pid, 1)
+    os.kill(pid, signal.SIGKILL)
+    assert doctor("4194999", 1) == "ocspctl: 4194999: No such file or directory"
+
+
+def test_a_file_whose_name_is_a_number_is_reached_by_its_path(issue, tmp_path):
+    leaf = issue()
+    (tmp_path / "1").write_bytes(leaf.chain_file.read_bytes())
+    result = subprocess.run(
+        [BUILD / "ocspctl", "doctor", "./1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**PLAIN_ENVIRONMENT, "SSL_CERT_FILE": str(leaf.authority.file)},
+    )
+    assert result.stdout.startswith("ok: localhost ")
