@@ -218,7 +218,7 @@ bench: all unit
 c_files = $(wildcard shim/*.[ch] fetcher/*.[ch] tests/*.[ch] tests/*/*.[ch])
 c_sources = $(filter %.c,$(c_files))
 shell_files = scripts/check-release scripts/cross-include scripts/deps scripts/demo scripts/fuzz
-shell_files += scripts/endurance scripts/ocspreload scripts/proftpd scripts/roots .ci/run
+shell_files += scripts/endurance scripts/ocspreload scripts/roots scripts/unpack .ci/run
 python_files = $(wildcard tests/*.py tests/*/*.py) scripts/bench scripts/demo-responder
 python_files += scripts/matrix
 
@@ -241,6 +241,9 @@ lint:
 	$(MAKE) CC=clang WERROR=1 BUILD=build/clang all unit
 	$(MAKE) WERROR=1 $(fuzz_flags) fuzzers
 
+contrib_files = $(sort $(wildcard contrib/* contrib/*/*))
+contrib_files := $(filter-out $(patsubst %/,%,$(dir $(contrib_files))),$(contrib_files))
+
 install: all
 	install -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)'
 	install -m 644 $(library) '$(DESTDIR)$(LIBDIR)/libocspreload.so'
@@ -253,6 +256,10 @@ install: all
 	sed 's,/usr/local/bin/,$(BINDIR)/,' contrib/systemd/ocspreload-agent.service \
 		> $(BUILD)/ocspreload-agent.service
 	install -m 644 $(BUILD)/ocspreload-agent.service '$(DESTDIR)$(DOCDIR)'
+	for file in $(contrib_files); do \
+		install -d "$(DESTDIR)$(DOCDIR)/$${file%/*}" && \
+		sed 's,/usr/local/lib/,$(LIBDIR)/,' "$$file" > $(BUILD)/contrib && \
+		install -m 644 $(BUILD)/contrib "$(DESTDIR)$(DOCDIR)/$$file" || exit 1; done
 	install -m 644 README.md DESIGN.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
 
 uninstall:

@@ -16,6 +16,10 @@ FILE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "servers.md"
 BEGIN = "<!-- The table is written by the tests: CONTRIBUTING.md. -->"
 END = "<!-- The end of the table. -->"
 
+# Where scripts/unpack puts what cannot be installed beside others, by what its package begins with.
+UNPACKED = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+UNPACKED /= "ocspreload"
+
 # What can be seen, in the order of the columns.
 FIRST = "first handshake"
 RELOAD = "reload"
@@ -45,6 +49,7 @@ HOSTS = {
     "H2o": Host("H2O", "h2o", DROP_IN.format("h2o")),
     "Nghttpx": Host("nghttpx", "nghttp2-proxy", DROP_IN.format("nghttpx")),
     "Squid": Host("Squid, reverse proxy", "squid-openssl", "`/etc/ld.so.preload`"),
+    "Trafficserver": Host("Traffic Server", "trafficserver", DROP_IN.format("trafficserver")),
     "Stunnel": Host("stunnel4", "stunnel4", DROP_IN.format("stunnel@NAME")),
     "StunnelInJail": Host("stunnel4, chrooted", "stunnel4", DROP_IN.format("stunnel@NAME")),
     "StunnelOfInetd": Host("stunnel4, inetd mode", "stunnel4", DROP_IN.format("NAME@")),
@@ -65,6 +70,7 @@ HOSTS = {
     "PythonServer": Host("Python, `ssl`", "python3", PREFIX.format("python3")),
     "Asyncio": Host("Python, `asyncio`", "python3", PREFIX.format("python3")),
     "Gunicorn": Host("gunicorn, sync workers", "gunicorn", PREFIX.format("gunicorn")),
+    "Uwsgi": Host("uWSGI", "uwsgi-core", DROP_IN.format("uwsgi")),
     "Uvicorn": Host("uvicorn", "python3-uvicorn", PREFIX.format("uvicorn")),
     "Twisted": Host("Twisted", "python3-twisted", PREFIX.format("twistd3")),
     "Nodejs": Host("Node.js, as installed", None, PREFIX.format("node"), "node"),
@@ -75,8 +81,12 @@ HOSTS = {
     "Prosody": Host("Prosody", "prosody", DROP_IN.format("prosody")),
     "Vsftpd": Host("vsftpd", "vsftpd", DROP_IN.format("vsftpd")),
     "Proftpd": Host("ProFTPD", "proftpd-core", DROP_IN.format("proftpd")),
+    "PureFtpd": Host("Pure-FTPd", "pure-ftpd", "`/etc/default/pure-ftpd-common`"),
     "Coturn": Host("coturn", "coturn", DROP_IN.format("coturn")),
     "Kamailio": Host("Kamailio", "kamailio", DROP_IN.format("kamailio")),
+    "Freeradius": Host("FreeRADIUS, RADIUS over TLS", "freeradius", DROP_IN.format("freeradius")),
+    "FreeradiusEap": Host("FreeRADIUS, EAP-TLS", "freeradius", DROP_IN.format("freeradius")),
+    "Znc": Host("ZNC", "znc", DROP_IN.format("znc")),
     "SyslogNg": Host("syslog-ng", "syslog-ng-core", DROP_IN.format("syslog-ng")),
     "Socat": Host("socat", "socat", PREFIX.format("socat")),
     "Ncat": Host("Ncat", "ncat", PREFIX.format("ncat")),
@@ -94,7 +104,10 @@ def _version(host):
         text=True,
         check=False,
     ).stdout.strip()
-    for mark in ("+dfsg", "~dfsg", "+deb", "+git", "+really"):
+    if not output:
+        name = host.package.removesuffix("-core")
+        output = (UNPACKED / name / "VERSION").read_text().strip().rpartition("-")[0]
+    for mark in ("+dfsg", "~dfsg", "+ds", "+deb", "+git", "+really"):
         output = output.partition(mark)[0]
     return output.rpartition(":")[2]
 

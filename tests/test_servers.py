@@ -4,6 +4,7 @@
 import shutil
 
 import daemons
+import daemons_long
 import daemons_net
 import daemons_web
 import hosts_table
@@ -42,6 +43,7 @@ KINDS = [
     daemons.Vsftpd,
     *daemons_web.KINDS,
     *daemons_net.KINDS,
+    *daemons_long.KINDS,
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.lower())
 every_kind_that_reloads = pytest.mark.parametrize(
