@@ -21,7 +21,8 @@
 
 #define HOOK __attribute__((visibility("default")))
 /* Called before a sanitizer's runtime is ready, and on stacks that it does not know. */
-#define UNSANITIZED __attribute__((no_sanitize_address, no_sanitize_thread, no_sanitize("undefined")))
+#define UNSANITIZED \
+	__attribute__((no_sanitize_address, no_sanitize_thread, no_sanitize("undefined")))
 
 /*
  * Under names of their own and without the dots of the real ones, because all that was passed must
