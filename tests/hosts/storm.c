@@ -79,7 +79,7 @@ static void load(void)
 static enum result shake_hands(SSL_CTX *server_ctx)
 {
 	SSL_CTX *client_ctx = SSL_CTX_new(TLS_client_method());
-	BIO *server_bio, *client_bio;
+	BIO *server_bio = NULL, *client_bio = NULL;
 	const unsigned char *response;
 	SSL *server, *client;
 	int done = 0;
@@ -187,7 +187,7 @@ static int run_exits(int count)
 		fail("out of memory");
 	for (int i = 0; i < count; i++) {
 		pid_t child = fork();
-		int status;
+		int status = 0;
 
 		srandom((unsigned)i);
 		if (child == 0)
