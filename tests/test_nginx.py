@@ -276,7 +276,7 @@ def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, is
 def test_workers_whose_master_was_killed_staple_and_refresh(nginx, issue, responder):
     leaf = issue(behaviour=r.good(validity=4))
     server = nginx(leaf)
-    workers = server.workers()
+    workers = wait_until(server.workers)
     os.kill(server.pid, signal.SIGKILL)
     try:
         before = responder.count(leaf)
