@@ -56,8 +56,8 @@ def test_children_of_a_fork_during_fetches_shake_hands_and_staple(
     output = run_storm(shim, "forks", FORKS, leaves, OCSPRELOAD_STARTUP_WAIT="30s")
     figure("forks", f"{output.strip()}; {len(responder.asked)} requests")
     assert output == f"{FORKS} children, {FORKS} stapled, 0 unstapled, 0 hung or died\n"
-    # More than those that the first fork waited for.
-    assert len(responder.asked) > CERTIFICATES
+    # More than those that the first fork waited for; responses live longer under sanitizers.
+    assert len(responder.asked) >= CERTIFICATES + (0 if servers.SANITIZE else 1)
 
 
 def percentiles(times):

@@ -15,6 +15,7 @@ import pytest
 import responder as r
 from client import assert_strict, handshake
 from conftest import needs_root
+from servers import SANITIZE
 from support import free_port, wait_until
 
 IMPATIENT = {"OCSPRELOAD_STARTUP_WAIT": "300ms", "OCSPRELOAD_TIMEOUT": "700ms"}
@@ -269,7 +270,8 @@ def test_many_certificates_share_a_few_connections(staple_many, responder):
     assert sorted(asked.serial for asked in responder.asked) == sorted(
         leaf.serial for leaf in leaves.values()
     )
-    assert responder.connections <= 100
+    # Where all takes longer, more are under way before the first is free again.
+    assert responder.connections <= (180 if SANITIZE else 100)
     # The one that hangs up is not the responder, whose patience is longer.
     wait_until(lambda: responder.open == 0, 5)
 
