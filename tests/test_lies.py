@@ -56,8 +56,16 @@ class Witness:
             for name, behaviour in told.items()
         ][::STEP]
         # Names that no lie could be mistaken for: t0.test, t1.test…
+        # An older answer is a good one as soon as nothing is held: it must be asked for before, by a
+        # name of the responder's that is not left alone for the others' sake.
+        alone = {"responder": responder.url.replace("127.0.0.1", "localhost")}
         self.leaves = [
-            issue(f"t{i}.test", behaviour=once(r.good(LIFE))) for i in range(len(self.lies))
+            issue(
+                f"t{i}.test",
+                behaviour=once(r.good(LIFE)),
+                **(alone if name == "older than what is held" else {}),
+            )
+            for i, (_, name, _) in enumerate(self.lies)
         ]
         files = [f"t{i}.test={leaf.pem_file}" for i, leaf in enumerate(self.leaves)]
         self.server = start(other.pem_file, *files, environment=PATIENT)
