@@ -460,6 +460,13 @@ static bool judge_answer(struct fetch *fetch, int64_t now_wall)
 	return false;
 }
 
+/* Who says anything at all is there for others, whatever is wrong with what it says. */
+static enum fetch_fault fault_of_broken(const struct fetch *fetch)
+{
+	return exchange_response(fetch->exchange)->seen > 0 ? FETCH_FAULT_ANSWER
+							    : FETCH_FAULT_RESPONDER;
+}
+
 /* FETCH_RUNNING: there is another exchange, or none and the responder is given up. */
 static enum fetch_state take_answer(struct fetch *fetch, int64_t now_steady, int64_t now_wall)
 {
@@ -514,7 +521,7 @@ enum fetch_state fetch_step(
 			continue;
 		if (exchange == EXCHANGE_FAILED) {
 			note_retry_after(fetch, 0);
-			fetch->fault = FETCH_FAULT_RESPONDER;
+			fetch->fault = fault_of_broken(fetch);
 			give_up_exchange(fetch, exchange_why(fetch->exchange));
 		} else if (exchange == EXCHANGE_DONE) {
 			state = take_answer(fetch, now_steady, now_wall);

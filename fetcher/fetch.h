@@ -81,7 +81,8 @@ int64_t fetch_fresh_until(const struct fetch *fetch);
 
 /* FETCH_FAILED: whose fault it was, as far as the responder that was asked last is concerned. */
 enum fetch_fault {
-	FETCH_FAULT_ANSWER,       /* what it said about this certificate cannot be used */
+	FETCH_FAULT_ANSWER,       /* what it said about this certificate cannot be used, or ended
+				     before its time */
 	FETCH_FAULT_UNAUTHORIZED, /* it does not know this certificate, or not yet */
 	FETCH_FAULT_RESPONDER,    /* it does not answer, or wants to be left alone */
 };

@@ -20,7 +20,7 @@ enum { STEPS = 12, TIMEOUT = 10000 };
  */
 
 static struct step {
-	const char *answer;     /* a whole HTTP response; NULL: none, see why */
+	const char *answer;     /* an HTTP response, whole unless there is a why; NULL: none */
 	const char *why;        /* "": it never ends */
 	enum address_kind kind; /* of the peer */
 
@@ -97,6 +97,8 @@ enum exchange_state exchange_step(struct exchange *exchange, short revents, int6
 								      : EXCHANGE_FAILED;
 	http_reader_feed(
 		&exchange->reader, (struct bytes){(const unsigned char *)answer, strlen(answer)});
+	if (exchange->step->why)
+		return EXCHANGE_FAILED;
 	CHECK_EQ(http_reader_end(&exchange->reader), HTTP_DONE);
 	return EXCHANGE_DONE;
 }
@@ -632,6 +634,44 @@ static void test_retry_after(void)
 }
 
 /*
+ * Whose fault it is
+ */
+
+static void check_fault(enum fetch_fault wanted)
+{
+	struct fetch *fetch;
+
+	CHECK_EQ(ask("http://a.test/", &fetch), FETCH_FAILED);
+	CHECK_EQ(fetch_fault(fetch), wanted);
+	fetch_free(fetch);
+}
+
+static void test_faults(void)
+{
+	set_world();
+	SCRIPT(STATUS(403));
+	check_fault(FETCH_FAULT_ANSWER);
+	SCRIPT("HTTP/1.1 200 OK\r\n\r\nbad");
+	check_fault(FETCH_FAULT_ANSWER);
+	SCRIPT(STATUS(500));
+	check_fault(FETCH_FAULT_RESPONDER);
+	SCRIPT(STATUS(429));
+	check_fault(FETCH_FAULT_RESPONDER);
+	SCRIPT("HTTP/1.1 404 X\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n");
+	check_fault(FETCH_FAULT_RESPONDER);
+	/* No connection, or no byte of an answer. */
+	SCRIPT(NULL);
+	check_fault(FETCH_FAULT_RESPONDER);
+	/* It ends, or time does, in the middle. */
+	SCRIPT("HTTP/1.1 200 OK\r\n");
+	script[0].why = "the connection broke";
+	check_fault(FETCH_FAULT_ANSWER);
+	SCRIPT("S");
+	script[0].why = "this is no HTTP";
+	check_fault(FETCH_FAULT_ANSWER);
+}
+
+/*
  * Proxies
  */
 
@@ -724,6 +764,7 @@ int main(void)
 	test_conditions_and_redirects();
 	test_that_a_post_is_not_cached();
 	test_retry_after();
+	test_faults();
 	test_a_proxy();
 	test_words_about_a_proxy();
 	test_redirects_through_a_proxy();
