@@ -136,6 +136,13 @@ def _starter(tmp_path, request):
 
 
 @pytest.fixture
+def adopting():
+    """For tests of which something could be left that no pid file and no parent leads to."""
+    with servers.adopting():
+        yield
+
+
+@pytest.fixture
 def nginx(_starter):
     return _starter(servers.Nginx)
 

@@ -2,6 +2,7 @@
 """Real servers, with the shim and without, that end when the test does."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import shutil
@@ -139,6 +140,26 @@ def end_tree(pid, how=signal.SIGTERM, patience=10):
     wait_until(lambda: not any(map(is_alive, pids)), what=f"{pids} end")
 
 
+@contextlib.contextmanager
+def adopting():
+    """
+    What loses its parent meanwhile becomes this process's child, and is ended by its id: no tree
+    leads to a daemon whose master was killed, or has been replaced.
+    """
+    set_child_subreaper = 36
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    before = set(children(os.getpid()))
+    assert prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        while left := set(children(os.getpid())) - before:
+            for pid in left:
+                end_tree(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
 class Server:
     """
     A server process on a port of its own. environment is added to the shim's; wrapper stands before
@@ -255,7 +276,10 @@ class Site:
 
 
 class Nginx(Server):
-    """Debian's nginx the way Debian starts it; mode is "daemon", "foreground" or "single"."""
+    """
+    Debian's nginx the way Debian starts it; mode is "daemon", "foreground" or "single". Where it is
+    keeping its environment, an upgrade in place does not lose the shim.
+    """
 
     FLAGS = {
         "daemon": "daemon on; master_process on;",
@@ -274,10 +298,13 @@ class Nginx(Server):
         listen="",
         extra="",
         main="",
+        keeping=False,
         **options,
     ):
         super().__init__(directory, shim, **options)
         self.mode = mode
+        if keeping:
+            main += "".join(f"env {name};" for name in self.environment())
         self._pid_file = directory / "nginx.pid"
         self._error_log = directory / "error.log"
         self._conf = directory / "nginx.conf"
@@ -308,6 +335,8 @@ class Nginx(Server):
         ]
 
     def start(self):
+        # One that was killed has left it.
+        self._pid_file.unlink(missing_ok=True)
         super().start()
         if self.mode == "daemon":
             assert self.process.wait(60) == 0, self.log()
@@ -323,6 +352,20 @@ class Nginx(Server):
 
     def workers(self):
         return children(self.pid)
+
+    def upgrade(self):
+        """Until the old master is gone, and its workers with it; needs a daemon, and adopting."""
+        # A signal that comes before nginx has begun to wait for one is lost.
+        wait_until(self.workers, what=self.log)
+        old, aside = self.pid, self.directory / "nginx.pid.oldbin"
+        before = tree(old)
+        send_signal(old, signal.SIGUSR2)
+        wait_until(lambda: aside.exists() and self._pid_file.exists(), what=self.log)
+        wait_until(lambda: self.pid != old and self.workers(), what=self.log)
+        send_signal(old, signal.SIGQUIT)
+        # Children go to a thread that is still there before they go to another process.
+        wait_until(lambda: not any(map(is_alive, before)) and not children(old), 60, what=self.log)
+        assert is_alive(self.pid), self.log()
 
     def stop(self, how=signal.SIGTERM):
         if self.mode == "daemon" and self._pid_file.exists():

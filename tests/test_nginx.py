@@ -9,7 +9,7 @@ import hosts_table
 import pytest
 import responder as r
 from client import Client, assert_strict, handshake, s_client
-from servers import HAS_SIGNALS_AFTER_FORK, Nginx, Site, end_tree, is_alive
+from servers import HAS_SIGNALS_AFTER_FORK, Nginx, Site
 from support import wait_until
 
 VERSIONS = ["1.2", "1.3"]
@@ -250,39 +250,21 @@ def test_reloads_with_the_same_certificate_cost_no_request_and_no_staple(
 
 
 @needs_signals
+@pytest.mark.usefixtures("adopting")
 def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, issue):
-    leaf = issue()
-    names = ["LD_PRELOAD", "OCSPRELOAD_STORE", "OCSPRELOAD_LOG_LEVEL", "ASAN_OPTIONS"]
-    server = nginx(leaf, main="".join(f"env {name};" for name in [*names, "UBSAN_OPTIONS"]))
-    old = server.pid
-    # A signal that comes before nginx has begun to wait for one is lost.
-    wait_until(server.workers)
-    try:
-        os.kill(old, signal.SIGUSR2)
-        aside = server.directory / "nginx.pid.oldbin"
-        wait_until(lambda: aside.exists() and (server.directory / "nginx.pid").exists())
-        new = wait_until(lambda: server.pid != old and server.pid)
-        wait_until(server.workers)
-        os.kill(old, signal.SIGQUIT)
-        wait_until(lambda: not is_alive(old))
-        for _ in range(5):
-            assert handshake(server.port).stapled, server.log()
-        assert is_alive(new)
-    finally:
-        if is_alive(old):
-            end_tree(old)
+    server = nginx(issue(), keeping=True)
+    server.upgrade()
+    for _ in range(5):
+        assert handshake(server.port).stapled, server.log()
 
 
+@pytest.mark.usefixtures("adopting")
 def test_workers_whose_master_was_killed_staple_and_refresh(nginx, issue, responder):
     leaf = issue(behaviour=r.good(validity=4))
     server = nginx(leaf)
-    workers = wait_until(server.workers)
+    wait_until(server.workers)
     os.kill(server.pid, signal.SIGKILL)
-    try:
-        before = responder.count(leaf)
-        wait_until(lambda: responder.count(leaf) > before + 1, what=server.log)
-        for _ in range(5):
-            assert handshake(server.port).stapled
-    finally:
-        for worker in workers:
-            end_tree(worker, signal.SIGKILL)
+    before = responder.count(leaf)
+    wait_until(lambda: responder.count(leaf) > before + 1, what=server.log)
+    for _ in range(5):
+        assert handshake(server.port).stapled
