@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Servers that are reloaded again and again while clients shake hands all the time."""
+"""
+Servers that are reloaded, replaced and killed again and again while clients shake hands all the
+time.
+"""
+
+import os
+import pathlib
+import random
+import signal
 
 import daemons
 import pytest
 import responder as r
-from client import Load
+from client import Load, assert_strict, handshake
 from conftest import needs_root, plain_build_only
-from servers import children
+from servers import Site, children, connections_in_hand, end_tree, is_alive
 from support import scaled, wait_until
 
 pytestmark = [needs_root, plain_build_only]
@@ -14,12 +22,40 @@ pytestmark = [needs_root, plain_build_only]
 RELOADS = scaled(10, 100)
 RENEWALS = 5  # every so many reloads bring a new certificate
 DELAY = 0.1  # what its response takes
+UPGRADES = scaled(4, 50)
+KILLS = scaled(10, 200)
+LIFE = 4  # of the response that is to be refreshed soon
+
+
+class NginxInForeground(daemons.Nginx):
+    """As a supervisor wants it."""
+
+    pid_file = None
+
+    def command(self):
+        return [*super().command(), "-g", "daemon off;"]
+
 
 every_kind = pytest.mark.parametrize(
     "kind",
-    [daemons.Nginx, daemons.ApachePrefork, daemons.ApacheEvent, daemons.Haproxy],
+    [
+        daemons.Nginx,
+        NginxInForeground,
+        daemons.ApachePrefork,
+        daemons.ApacheEvent,
+        daemons.Haproxy,
+    ],
     ids=lambda kind: kind.__name__.lower(),
 )
+every_mode = pytest.mark.parametrize("mode", ["daemon", "foreground"])
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The environment of a host with a store."""
+    directory = tmp_path / "store"
+    directory.mkdir(mode=0o755)
+    return {"OCSPRELOAD_STORE": str(directory)}
 
 
 def reload(server):
@@ -32,6 +68,12 @@ def reload(server):
         return now and not before & now
 
     wait_until(all_are_new, 60, what=server.log)
+
+
+def assert_none_missed(load, server):
+    """Without the shim none is refused either: the sockets stay open."""
+    for name in ("unstapled", "refused", "failed", "hung"):
+        assert load.counts[name] == 0, (str(load), server.log()[-4000:])
 
 
 @every_kind
@@ -50,9 +92,86 @@ def test_no_handshake_fails_and_none_lacks_its_staple(daemon, kind, issue, respo
     figure("reloads", RELOADS)
     figure("handshakes", load)
     assert load.counts["stapled"] >= RELOADS
-    # Without the shim none is refused either: the sockets stay open.
-    for name in ("unstapled", "refused", "failed", "hung"):
-        assert load.counts[name] == 0, (str(load), server.log())
+    assert_none_missed(load, server)
     # Each was asked for once, however often it was loaded.
     assert [responder.count(leaf) for leaf in leaves] == [1] * len(leaves)
     assert not server.shim_lines("error", "warning")
+
+
+@pytest.mark.usefixtures("adopting")
+def test_upgrades_in_place_while_the_responder_is_down_cost_no_staple(
+    nginx, issue, responder, stored, figure
+):
+    leaf = issue()
+    server = nginx(leaf, environment=stored, keeping=True)
+    with Load(server.port, threads=8) as load:
+        wait_until(lambda: load.look()["stapled"])
+        responder.stop()
+        for _ in range(UPGRADES):
+            before = load.look()["stapled"]
+            server.upgrade()
+            # By the new one alone.
+            wait_until(lambda: load.look()["stapled"] > before, what=server.log)
+    figure("upgrades", UPGRADES)
+    figure("handshakes", load)
+    assert_none_missed(load, server)
+    assert responder.count(leaf) == 1
+
+
+def stop_at_once(pid):
+    os.kill(pid, signal.SIGSTOP)
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", interval=0.001)
+
+
+@every_mode
+@pytest.mark.usefixtures("adopting")
+def test_the_death_of_a_worker_costs_only_what_it_had_in_hand(
+    nginx, issue, responder, mode, figure
+):
+    leaf = issue()
+    server = nginx(leaf, mode=mode, workers=3)
+    random.seed(1)
+    in_hand = 0
+    with Load(server.port, threads=8) as load:
+        for _ in range(KILLS):
+            worker = random.choice(wait_until(server.workers))
+            stop_at_once(worker)
+            in_hand += connections_in_hand(worker, server.port)
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: len(set(server.workers()) - {worker}) == 3, what=server.log)
+            before = load.look()["stapled"]
+            wait_until(lambda: load.look()["stapled"] > before, what=server.log)
+    cut_off = sum(load.counts[name] for name in ("refused", "failed", "silent"))
+    figure("kills", KILLS)
+    figure("handshakes", load)
+    figure("cut off", f"{cut_off}, of {in_hand} that were in hand")
+    assert load.counts["unstapled"] == load.counts["hung"] == 0, (str(load), server.log()[-4000:])
+    assert cut_off <= in_hand, (str(load), server.log()[-4000:])
+    assert responder.count(leaf) == 1
+
+
+@every_mode
+@pytest.mark.usefixtures("adopting")
+def test_the_death_of_the_master_costs_nothing_and_its_successor_staples_at_once(
+    nginx, issue, responder, stored, mode, tmp_path, figure
+):
+    leaf = issue(behaviour=r.good(validity=LIFE))
+    lasting = issue("lasting.test")
+    server = nginx(leaf, Site(lasting, name="lasting.test"), mode=mode, environment=stored)
+    orphans = wait_until(server.workers)
+    with Load(server.port, threads=8) as load:
+        os.kill(server.pid, signal.SIGKILL)
+        killed = responder.count(leaf)
+        # They have lost who fetched for them.
+        wait_until(lambda: responder.count(leaf) > killed + 1, what=server.log)
+        assert all(map(is_alive, orphans))
+    figure("handshakes", load)
+    assert_none_missed(load, server)
+    responder.stop()
+    for orphan in orphans:
+        end_tree(orphan, signal.SIGQUIT)
+    server.start()
+    first = handshake(server.port, "lasting.test")
+    assert_strict(first.staple, lasting, tmp_path)
+    assert responder.count(lasting) == 1
