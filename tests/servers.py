@@ -123,6 +123,18 @@ def threads(pid):
     return names
 
 
+def connections_in_hand(pid, port):
+    """How many that came in on port the process has, established or not any more."""
+    listening, mine = "0A", set()
+    for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        mine.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    count = 0
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        local, state, inode = (line.split()[column] for column in (1, 3, 9))
+        count += local.endswith(f":{port:04X}") and state != listening and inode in mine
+    return count
+
+
 def send_signal(pid, how):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, how)
