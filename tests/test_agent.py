@@ -16,6 +16,9 @@ import time
 import traceback
 
 import daemons
+import daemons_long
+import daemons_net
+import daemons_web
 import hosts_table
 import pytest
 import responder as r
@@ -630,6 +633,12 @@ KINDS = [
     daemons.StunnelInJail,
     daemons.Unbound,
     daemons.PhpCli,
+    daemons.Proftpd,
+    daemons_web.Hitch,
+    daemons_web.H2o,
+    daemons_long.Uwsgi,
+    daemons_net.Dnsdist,
+    daemons_net.Memcached,
 ]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.lower())
 
