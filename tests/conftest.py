@@ -184,6 +184,19 @@ def daemon(shim):
 
 
 @pytest.fixture
+def store(tmp_path):
+    directory = tmp_path / "store"
+    directory.mkdir(mode=0o755)
+    return directory
+
+
+@pytest.fixture
+def stored(store):
+    """The environment of a host with that store."""
+    return {"OCSPRELOAD_STORE": str(store)}
+
+
+@pytest.fixture
 def public():
     """A directory that other users can reach, which pytest's are not."""
     with tempfile.TemporaryDirectory() as directory:

@@ -365,19 +365,39 @@ class Nginx(Server):
     def workers(self):
         return children(self.pid)
 
-    def upgrade(self):
-        """Until the old master is gone, and its workers with it; needs a daemon, and adopting."""
+    def begin_upgrade(self):
+        """Beside the master there is another, whose pid is ours; needs a daemon, and adopting."""
         # A signal that comes before nginx has begun to wait for one is lost.
         wait_until(self.workers, what=self.log)
         old, aside = self.pid, self.directory / "nginx.pid.oldbin"
-        before = tree(old)
         send_signal(old, signal.SIGUSR2)
         wait_until(lambda: aside.exists() and self._pid_file.exists(), what=self.log)
         wait_until(lambda: self.pid != old and self.workers(), what=self.log)
+
+    def upgrade(self):
+        """Until the old master is gone, and its workers with it."""
+        old = self.pid
+        before = tree(old)
+        self.begin_upgrade()
         send_signal(old, signal.SIGQUIT)
         # Children go to a thread that is still there before they go to another process.
         wait_until(lambda: not any(map(is_alive, before)) and not children(old), 60, what=self.log)
         assert is_alive(self.pid), self.log()
+
+    def take_upgrade_back(self):
+        """As far as it can get: the old master has no workers any more, and starts new ones."""
+        old = self.pid
+        self.begin_upgrade()
+        new = self.pid
+        send_signal(old, signal.SIGWINCH)
+        wait_until(lambda: children(old) == [new], 60, what=self.log)
+        send_signal(old, signal.SIGHUP)
+        wait_until(lambda: len(children(old)) > 1, what=self.log)
+        send_signal(new, signal.SIGQUIT)
+        wait_until(lambda: not is_alive(new) and self.has_pid(old), 60, what=self.log)
+
+    def has_pid(self, pid):
+        return self._pid_file.exists() and self.pid == pid
 
     def stop(self, how=signal.SIGTERM):
         if self.mode == "daemon" and self._pid_file.exists():

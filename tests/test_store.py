@@ -16,19 +16,6 @@ from servers import Nginx
 from support import wait_until
 
 
-@pytest.fixture
-def store(tmp_path):
-    directory = tmp_path / "store"
-    directory.mkdir(mode=0o755)
-    return directory
-
-
-@pytest.fixture
-def stored(store):
-    """The environment of a host with that store."""
-    return {"OCSPRELOAD_STORE": str(store)}
-
-
 def file_of(store):
     (file,) = store.glob("*.der")
     return file
