@@ -247,18 +247,33 @@ static X509 *decode(const struct libcrypto *crypto, struct bytes der)
 	return NULL;
 }
 
-enum { MEMO_PLACES = 256 };
-
 struct certificate_memo {
+	struct {
+		struct bytes der;
+		X509 *x;
+	} lent;
+	size_t count;
 	struct memo_place {
 		struct buffer der;
 		X509 *x;
-	} places[MEMO_PLACES];
+	} places[];
 };
 
-struct certificate_memo *certificate_memo_new(void)
+struct certificate_memo *certificate_memo_new(size_t places)
 {
-	return calloc(1, sizeof(struct certificate_memo));
+	struct certificate_memo *memo = calloc(1, sizeof(*memo) + places * sizeof(memo->places[0]));
+
+	if (memo)
+		memo->count = places;
+	return memo;
+}
+
+void certificate_memo_lend(struct certificate_memo *memo, struct bytes der, X509 *x)
+{
+	if (!memo)
+		return;
+	memo->lent.der = der;
+	memo->lent.x = x;
 }
 
 static void forget(const struct libcrypto *crypto, struct memo_place *place)
@@ -270,7 +285,7 @@ static void forget(const struct libcrypto *crypto, struct memo_place *place)
 
 void certificate_memo_clear(const struct libcrypto *crypto)
 {
-	for (size_t i = 0; crypto->memo && i < MEMO_PLACES; i++)
+	for (size_t i = 0; crypto->memo && i < crypto->memo->count; i++)
 		forget(crypto, &crypto->memo->places[i]);
 }
 
@@ -287,7 +302,23 @@ static struct memo_place *place_of(const struct certificate_memo *memo, struct b
 
 	for (size_t i = 0; i < 8 && i < der.size; i++)
 		sum = sum * 31 + der.data[der.size - 1 - i];
-	return (struct memo_place *)&memo->places[sum % MEMO_PLACES];
+	return (struct memo_place *)&memo->places[sum % memo->count];
+}
+
+static bool is_same(struct bytes a, struct bytes b)
+{
+	return a.size == b.size && memcmp(a.data, b.data, a.size) == 0;
+}
+
+/* What is lent for it or, if nothing is, what was decoded from it. */
+static X509 *recall(
+	const struct certificate_memo *memo, const struct memo_place *place, struct bytes der)
+{
+	if (memo->lent.x && is_same(memo->lent.der, der))
+		return memo->lent.x;
+	if (place->x && is_same(buffer_bytes(&place->der), der))
+		return place->x;
+	return NULL;
 }
 
 X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der)
@@ -298,9 +329,9 @@ X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der)
 	if (!crypto->memo)
 		return decode(crypto, der);
 	place = place_of(crypto->memo, der);
-	if (place->x && place->der.size == der.size &&
-		memcmp(place->der.data, der.data, der.size) == 0)
-		return crypto->X509_up_ref(place->x) ? place->x : NULL;
+	x = recall(crypto->memo, place, der);
+	if (x)
+		return crypto->X509_up_ref(x) ? x : NULL;
 	x = decode(crypto, der);
 	if (!x)
 		return NULL;

@@ -73,9 +73,16 @@ X509 *certificate_x509(const struct libcrypto *crypto, struct bytes der);
 /*
  * What certificate_x509 decoded lately. To decode a certificate costs more than to verify a
  * signature (OpenSSL 3 looks through all its decoders for the key), and one fetch needs the
- * certificate and its issuer three times. NULL when memory ran out, which is fine as a memo.
+ * certificate and its issuer three times. It keeps no more than places certificates. NULL when
+ * memory ran out, which is fine as a memo.
  */
-struct certificate_memo *certificate_memo_new(void);
+struct certificate_memo *certificate_memo_new(size_t places);
+
+/*
+ * Lends it a certificate that somebody else has decoded: x, whose DER der is. Both stay the
+ * caller's, and are looked at until the next call, which may lend NULL. NULL is allowed as a memo.
+ */
+void certificate_memo_lend(struct certificate_memo *memo, struct bytes der, X509 *x);
 
 /* Forgets all. crypto is the table that has the memo. NULL is allowed as a memo in both. */
 void certificate_memo_clear(const struct libcrypto *crypto);

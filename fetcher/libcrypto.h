@@ -72,6 +72,7 @@
 	F(OCSP_response_get1_basic)            \
 	F(OCSP_response_status)                \
 	F(OCSP_single_get0_status)             \
+	F(OPENSSL_init_crypto)                 \
 	F(OPENSSL_sk_free)                     \
 	F(OPENSSL_sk_new_null)                 \
 	F(OPENSSL_sk_num)                      \

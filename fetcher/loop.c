@@ -27,6 +27,8 @@ enum {
 	LOOK_STEP = 64,
 	/* The agent has its answer in memory, but may have to wait for a processor. */
 	AGENT_PATIENCE = 250,
+	/* Of the memo: all that is in flight, and their issuers. */
+	MEMO_PLACES = 256,
 };
 
 /* To the responder or, before, to where the certificate says that its issuer is. */
@@ -454,7 +456,7 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 	};
 
 	own.crypto = &loop.crypto;
-	loop.crypto.memo = certificate_memo_new();
+	loop.crypto.memo = certificate_memo_new(MEMO_PLACES);
 	if (!loop.tools.resolver || !loop.agenda) {
 		agenda_free(loop.agenda);
 		connections_free(loop.tools.connections);

@@ -34,6 +34,8 @@ enum {
 	 * processor. */
 	AGENT_PATIENCE = 250,
 	AGENT_PATIENCE_PASSING = 5,
+	/* Certificates in a memo that is kept. What comes back is a host's issuers: a few. */
+	MEMO_PLACES = 32,
 	NO_PID = 0, /* of a child of a raw clone */
 };
 
@@ -59,7 +61,8 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) int forking;
 
 static const struct libcrypto *_Atomic thread_crypto;
 static struct supply thread_supply;
-static atomic_bool thread_lives; /* in this process */
+static atomic_bool thread_lives;                      /* in this process */
+static _Atomic(struct certificate_memo *) spare_memo; /* of thread_crypto; NULL: lent or none */
 static _Atomic int64_t next_check;
 static atomic_bool somebody_leads; /* as far as was known at the last check */
 static _Atomic int64_t window_end; /* of the startup window of the newest certificate */
@@ -450,14 +453,63 @@ void host_child_cloned(bool is_known_to_libc)
 }
 
 /*
+ * The memo of the host's threads. Handed from one to the next without a lock, so that neither a
+ * fork nor a thread that ends in the middle stops the others: what they had is lost, no more.
+ */
+
+struct libcrypto host_borrow_memo(const struct libcrypto *crypto, struct bytes der, X509 *x)
+{
+	struct libcrypto own = *crypto;
+
+	/* A second libcrypto's certificates are none of the first one's. */
+	if (crypto != atomic_load(&thread_crypto) || atomic_load(&gate_closed))
+		return own;
+	own.memo = atomic_exchange(&spare_memo, NULL);
+	if (!own.memo)
+		own.memo = certificate_memo_new(MEMO_PLACES);
+	certificate_memo_lend(own.memo, der, x);
+	return own;
+}
+
+/* A host that looks OPENSSL_cleanup up by itself goes past the hook: then nothing can be freed. */
+static void free_spare_memo(const struct libcrypto *crypto)
+{
+	struct libcrypto own = *crypto;
+
+	own.memo = atomic_exchange(&spare_memo, NULL);
+	if (own.memo && crypto->OPENSSL_init_crypto(0, NULL) == 1)
+		certificate_memo_free(&own);
+}
+
+void host_return_memo(const struct libcrypto *crypto)
+{
+	struct certificate_memo *none = NULL;
+
+	certificate_memo_lend(crypto->memo, (struct bytes){0}, NULL);
+	if (!crypto->memo)
+		return;
+	if (!atomic_compare_exchange_strong(&spare_memo, &none, crypto->memo))
+		certificate_memo_free(crypto);
+	/* Who closed it meanwhile has found nothing to free. */
+	if (atomic_load(&gate_closed))
+		free_spare_memo(crypto);
+}
+
+/*
  * exit(). Runs before libcrypto tears itself down, because libcrypto was initialised first. The
  * thread is not joined, because it may be in a system call for long; when it comes back from there
  * it finds the gate closed.
  */
 static void close_gate(void)
 {
-	if (!atomic_exchange(&gate_closed, true) && take_gate(EXIT_PATIENCE))
+	const struct libcrypto *crypto = atomic_load(&thread_crypto);
+
+	if (atomic_exchange(&gate_closed, true))
+		return;
+	if (take_gate(EXIT_PATIENCE))
 		pthread_mutex_unlock(&gate);
+	if (crypto)
+		free_spare_memo(crypto);
 }
 
 void host_crypto_ends(const void *function)

@@ -98,6 +98,16 @@ enum host_occasion {
 	HOST_PASSES, /* in a handshake that is not to be held up */
 };
 
+/*
+ * A copy of crypto with a memo (certificate.h) that the calling thread alone has until
+ * host_return_memo, to which x is lent as what der is of. So the issuers of many certificates that
+ * a host loads one after the other are decoded once, and its own certificates not at all. What the
+ * memo keeps in between is gone before libcrypto ends. Any thread; waits for nobody: who finds the
+ * memo lent gets a new one, or none. Without a memo it all works, too.
+ */
+struct libcrypto host_borrow_memo(const struct libcrypto *crypto, struct bytes der, X509 *x);
+void host_return_memo(const struct libcrypto *crypto);
+
 /* Asks the machine's agent for slot: supply_from_agent on a host's thread. */
 bool host_ask_agent(const struct supply *supply, struct slot *slot, enum host_occasion occasion);
 

@@ -335,25 +335,34 @@ static void ask_agent(const struct supply *supply, struct slot *slot)
  * A response in a file, or the agent's, that is still good spares the thread until it is due, for
  * servers that are started anew for each connection. It cannot be judged before the chain is there.
  */
-static void fill(struct libssl *lib, struct slot *slot)
+static void fill_with(const struct supply *supply, struct slot *slot)
 {
-	struct supply supply = host_supply(&lib->crypto);
 	bool waits_for_chain;
 
 	if (host_is_itself()) {
-		supply_from_ready(&supply, slot, true);
+		supply_from_ready(supply, slot, true);
 		/* What is ready may be older than a revocation. */
-		if (cache_usable_until(slot) == 0 || supply.config->responses)
-			supply_from_store(&supply, slot, true);
+		if (cache_usable_until(slot) == 0 || supply->config->responses)
+			supply_from_store(supply, slot, true);
 	}
 	waits_for_chain =
 		!atomic_load(&slot->issuer) &&
-		(store_look(supply.store, slot->key) != 0 || supply_has_ready(&supply, slot));
-	if (waits_for_chain || !supply_is_due(&supply, slot))
+		(store_look(supply->store, slot->key) != 0 || supply_has_ready(supply, slot));
+	if (waits_for_chain || !supply_is_due(supply, slot))
 		return;
-	ask_agent(&supply, slot);
-	if (supply_is_due(&supply, slot))
+	ask_agent(supply, slot);
+	if (supply_is_due(supply, slot))
 		host_want_thread();
+}
+
+/* x is the slot's certificate: what was decoded once, by the host, is not decoded again. */
+static void fill(const struct libssl *lib, struct slot *slot, X509 *x)
+{
+	struct libcrypto crypto = host_borrow_memo(&lib->crypto, slot->certificate, x);
+	struct supply supply = host_supply(&crypto);
+
+	fill_with(&supply, slot);
+	host_return_memo(&crypto);
 }
 
 /* What is sent after a leaf that is stapled. */
@@ -369,7 +378,7 @@ static void see_links(struct libssl *lib, SSL_CTX *ctx, const STACK_OF(X509) * c
 		if (!slot)
 			continue;
 		registry_seek_issuer(lib, ctx, slot, x);
-		fill(lib, slot);
+		fill(lib, slot, x);
 		cache_unpin(slot);
 	}
 }
@@ -397,7 +406,7 @@ static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 	if (!slot)
 		return;
 	registry_seek_issuer(lib, ctx, slot, x);
-	fill(lib, slot);
+	fill(lib, slot, x);
 	see_links(lib, ctx, chain ? chain : extra);
 	cache_unpin(slot);
 }

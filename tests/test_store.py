@@ -14,6 +14,7 @@ from client import assert_strict, handshake
 from conftest import needs_root
 from servers import Nginx
 from support import wait_until
+from test_hazards import run_host
 
 
 def file_of(store):
@@ -253,3 +254,21 @@ def test_what_is_long_dead_is_removed(s_server, issue, store, stored):
     assert handshake(server.port).stapled
     wait_until(lambda: not old.exists())
     assert recent.exists() and foreign.exists() and not torn.exists()
+
+
+def left_behind(ran):
+    """Of a host that counts what its OpenSSL allocates: the most, and what its end does not free."""
+    assert ran.returncode == 0, ran.stderr
+    words = ran.stdout.split()
+    return int(words[0]), int(words[2])
+
+
+def test_what_judging_the_store_leaves_in_openssl_is_gone_at_its_end(shim, warm, stored):
+    plain, left_without = left_behind(run_host(None, warm, "balance"))
+    ran = run_host(shim, warm, "balance", OCSPRELOAD_FETCH="off", **stored)
+    most, left = left_behind(ran)
+
+    # The issuer is kept for the next certificate: else this would show nothing.
+    assert "stapling the response of the store" in ran.stderr
+    assert most > plain + 20
+    assert left <= left_without

@@ -9,9 +9,9 @@
  *                                   children HOW COUNT  the same, made by syscall, clone3, clone or
  *                                                       _Fork
  *                                   cleanup US          loads, sleeps, calls OPENSSL_cleanup
- *                                   thread COUNT MS     shakes hands in COUNT threads for MS
- *                                   sockets MS          after MS, what does a child inherit?
- *                                   capset MS           drops all capabilities by capset, sets
+ *                                   balance             the same; how much of what OpenSSL
+ * allocated is left after that? thread COUNT MS     shakes hands in COUNT threads for MS sockets MS
+ * after MS, what does a child inherit? capset MS           drops all capabilities by capset, sets
  * no-new-privs; after MS, what does each thread hold? reload DIR COUNT    loads DIR/0.pem,
  * DIR/1.pem, … in the place of each other, and shakes hands with each swap FILE MS        loads
  * FILE, takes the own chain in its place bereave FILE MS     a child that has loaded FILE is killed
@@ -154,6 +154,46 @@ static int run_cleanup(char **arguments)
 	print_exit_time();
 	/* What the thread would do after the end, it does now. */
 	usleep(20000);
+	return 0;
+}
+
+static atomic_long allocated;
+
+static void *count_malloc(size_t size, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	atomic_fetch_add(&allocated, 1);
+	return malloc(size);
+}
+
+static void *count_realloc(void *memory, size_t size, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	atomic_fetch_add(&allocated, !memory);
+	return realloc(memory, size);
+}
+
+static void count_free(void *memory, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	atomic_fetch_sub(&allocated, !!memory);
+	free(memory);
+}
+
+static int run_balance(char **arguments)
+{
+	long before;
+
+	(void)arguments;
+	if (CRYPTO_set_mem_functions(count_malloc, count_realloc, count_free) != 1)
+		fail("too late to count");
+	SSL_CTX_free(make_server());
+	before = allocated;
+	OPENSSL_cleanup();
+	printf("%ld allocated, %ld left\n", before, allocated);
 	return 0;
 }
 
@@ -587,6 +627,7 @@ static const struct {
 	{"fork", 1, run_fork},
 	{"children", 2, run_children},
 	{"cleanup", 1, run_cleanup},
+	{"balance", 0, run_balance},
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
 	{"capset", 1, run_capset},
