@@ -5,6 +5,7 @@
 #include "exchange.h"
 #include "http.h"
 #include "issuer.h"
+#include "log.h"
 #include "proxy.h"
 
 #include <stdarg.h>
@@ -18,7 +19,7 @@ enum {
 };
 
 struct aia {
-	const struct fetch_tools *tools;
+	struct fetch_tools *tools;
 	struct certificate certificate;
 	const char *remaining; /* URLs not yet tried */
 
@@ -28,15 +29,14 @@ struct aia {
 	unsigned redirects;     /* followed so far */
 	enum address_kind home; /* once redirected: where the first server is */
 	struct url url;
-	struct proxy proxy;
-	bool through_proxy;
+	struct proxy_way way;
 	struct exchange *exchange; /* NULL: to the next URL */
 
 	struct buffer issuer;
 	char why[512];
 };
 
-struct aia *aia_start(const struct fetch_tools *tools, struct bytes certificate)
+struct aia *aia_start(struct fetch_tools *tools, struct bytes certificate)
 {
 	struct aia *aia = calloc(1, sizeof(*aia));
 	bool known;
@@ -86,34 +86,45 @@ static void end_exchange(struct aia *aia)
 /* What whoever answers, or does not, has to do with it. */
 static void give_up_exchange(struct aia *aia, const char *why)
 {
-	if (aia->through_proxy)
-		set_why(aia, "the proxy %s: %s", aia->proxy.url.authority, why);
+	if (aia->way.through_proxy)
+		set_why(aia, "the proxy %s: %s", aia->way.proxy.url.authority, why);
 	else
 		set_why(aia, "%s", why);
 	end_exchange(aia);
 }
 
 /* Asks aia->url. Returns NULL, or why that is not possible. */
-static const char *start_exchange(struct aia *aia)
+static const char *start_exchange(struct aia *aia, int64_t now)
 {
 	const struct config *config = aia->tools->config;
 	struct http_request request = {.url = &aia->url, .accept = "*/*", .is_last = true};
 	struct buffer text = {0};
-	const char *why = NULL;
+	const char *why = proxy_choose(&aia->way, config->http_proxy, config->no_proxy, &aia->url,
+		aia->tools->memory.proxy_back, now);
 
-	aia->through_proxy = config->http_proxy && !proxy_is_excluded(config->no_proxy, &aia->url);
-	if (aia->through_proxy)
-		why = proxy_parse(config->http_proxy, &aia->proxy);
 	if (why)
 		return why;
-	request.through_proxy = aia->through_proxy;
-	request.credentials = aia->proxy.credentials;
+	request.through_proxy = aia->way.through_proxy;
+	request.credentials = aia->way.proxy.credentials;
 	if (http_format_request(&text, &request))
 		aia->exchange = exchange_start(aia->tools->resolver,
-			aia->through_proxy ? &aia->proxy.url : &aia->url, buffer_bytes(&text),
-			aia->deadline);
+			aia->way.through_proxy ? &aia->way.proxy.url : &aia->url,
+			buffer_bytes(&text), aia->deadline);
 	buffer_free(&text);
 	return aia->exchange ? NULL : "memory ran out";
+}
+
+/* From the place's own URL. */
+static void ask_place(struct aia *aia, int64_t now)
+{
+	const char *why = url_parse(aia->place, &aia->url);
+
+	aia->deadline = now + aia->tools->config->timeout;
+	aia->redirects = 0;
+	if (!why)
+		why = start_exchange(aia, now);
+	if (why)
+		set_why(aia, "%s", why);
 }
 
 /* False if there is none left. */
@@ -121,20 +132,27 @@ static bool next_place(struct aia *aia, int64_t now)
 {
 	const char *from = aia->remaining + strspn(aia->remaining, " ");
 	size_t size = strcspn(from, " ");
-	const char *why;
 
 	aia->remaining = from + size;
 	if (size == 0)
 		return false;
 	memcpy(aia->place, from, size);
 	aia->place[size] = '\0';
-	aia->deadline = now + aia->tools->config->timeout;
-	aia->redirects = 0;
-	why = url_parse(aia->place, &aia->url);
-	if (!why)
-		why = start_exchange(aia);
-	if (why)
-		set_why(aia, "%s", why);
+	ask_place(aia, now);
+	return true;
+}
+
+/* As with a responder: false if the place is not to be asked itself. */
+static bool pass_proxy_by(struct aia *aia, int64_t now)
+{
+	struct fetch_tools *tools = aia->tools;
+
+	if (!proxy_pass_by(&aia->way, tools->config->http_proxy, &tools->memory.proxy_back, now))
+		return false;
+	log_debug("the proxy %s: %s; asking %s directly", aia->way.proxy.url.authority,
+		exchange_why(aia->exchange), aia->place);
+	end_exchange(aia);
+	ask_place(aia, now);
 	return true;
 }
 
@@ -148,7 +166,7 @@ static bool is_redirect(int status)
 }
 
 /* By the rules that a responder's redirects are followed by: see fetch.c. */
-static const char *follow_redirect(struct aia *aia)
+static const char *follow_redirect(struct aia *aia, int64_t now)
 {
 	const struct http_reader *answer = exchange_response(aia->exchange);
 	enum address_kind kind;
@@ -163,20 +181,20 @@ static const char *follow_redirect(struct aia *aia)
 	if (why)
 		return why;
 	if (aia->redirects++ == 0)
-		aia->home = aia->through_proxy ? address_kind_of_host(aia->url.host)
-					       : exchange_peer_kind(aia->exchange);
+		aia->home = aia->way.through_proxy ? address_kind_of_host(aia->url.host)
+						   : exchange_peer_kind(aia->exchange);
 	kind = address_kind_of_host(target.host);
 	if (kind != ADDRESS_PUBLIC && kind != aia->home)
 		return "that is a loopback, private or link-local address";
 	aia->url = target;
 	end_exchange(aia);
-	why = start_exchange(aia);
-	if (!why && !aia->through_proxy)
+	why = start_exchange(aia, now);
+	if (!why && !aia->way.through_proxy)
 		exchange_restrict(aia->exchange, aia->home);
 	return why;
 }
 
-static void take_redirect(struct aia *aia)
+static void take_redirect(struct aia *aia, int64_t now)
 {
 	const struct http_reader *answer = exchange_response(aia->exchange);
 	char location[SHOWN_URL + 1];
@@ -184,7 +202,7 @@ static void take_redirect(struct aia *aia)
 	const char *why;
 
 	snprintf(location, sizeof(location), "%.*s", SHOWN_URL, answer->location);
-	why = follow_redirect(aia);
+	why = follow_redirect(aia, now);
 	if (!why)
 		return;
 	set_why(aia, "the redirect to \"%s\" (HTTP status %d) is not followed: %s", location,
@@ -215,7 +233,7 @@ static bool take_content(struct aia *aia, int64_t now_wall)
 	return false;
 }
 
-static bool take_answer(struct aia *aia, int64_t now_wall)
+static bool take_answer(struct aia *aia, int64_t now_steady, int64_t now_wall)
 {
 	int status = exchange_response(aia->exchange)->status;
 	char why[32];
@@ -223,7 +241,7 @@ static bool take_answer(struct aia *aia, int64_t now_wall)
 	if (status == 200)
 		return take_content(aia, now_wall);
 	if (is_redirect(status)) {
-		take_redirect(aia);
+		take_redirect(aia, now_steady);
 	} else {
 		snprintf(why, sizeof(why), "HTTP status %d", status);
 		give_up_exchange(aia, why);
@@ -253,11 +271,13 @@ enum aia_state aia_step(struct aia *aia, short revents, int64_t now_steady, int6
 		if (!aia->exchange)
 			continue;
 		exchange = exchange_step(aia->exchange, revents, now_steady);
+		if (exchange == EXCHANGE_FAILED && pass_proxy_by(aia, now_steady))
+			continue;
 		if (exchange == EXCHANGE_FAILED)
 			give_up_exchange(aia, exchange_why(aia->exchange));
 		else if (exchange != EXCHANGE_DONE)
 			return AIA_RUNNING;
-		else if (take_answer(aia, now_wall))
+		else if (take_answer(aia, now_steady, now_wall))
 			return AIA_FOUND;
 	}
 }

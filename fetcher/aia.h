@@ -23,11 +23,11 @@ enum aia_state {
 };
 
 /*
- * Starts a download for certificate (DER, copied). The tools must outlive it; of them only the
- * configuration, the libcrypto and the resolver are used. NULL when the certificate names no URL,
+ * Starts a download for certificate (DER, copied). The tools must outlive it; of them the
+ * connections are not used. NULL when the certificate names no URL,
  * cannot be decoded, or memory ran out.
  */
-struct aia *aia_start(const struct fetch_tools *tools, struct bytes certificate);
+struct aia *aia_start(struct fetch_tools *tools, struct bytes certificate);
 
 /* In any state. NULL is allowed. */
 void aia_free(struct aia *aia);

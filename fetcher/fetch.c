@@ -14,9 +14,8 @@
 
 enum {
 	URL_SIZE = 1024,
-	REDIRECTS = 3,      /* a responder that needs more is a circle */
-	SHOWN_URL = 200,    /* of a URL that somebody else wrote, in words */
-	PROXY_REST = 30000, /* milliseconds for which one that did not answer is passed by */
+	REDIRECTS = 3,   /* a responder that needs more is a circle */
+	SHOWN_URL = 200, /* of a URL that somebody else wrote, in words */
 };
 
 struct fetch {
@@ -39,9 +38,7 @@ struct fetch {
 	struct url url; /* of a GET: with the request in it */
 	bool is_post;
 	bool is_conditional;
-	struct proxy proxy;
-	bool through_proxy;
-	bool is_direct; /* the proxy did not answer */
+	struct proxy_way way;
 	int64_t started;
 	struct exchange *exchange; /* with url's host, or the proxy; NULL: to the next responder */
 
@@ -163,8 +160,8 @@ static void give_up_exchange(struct fetch *fetch, const char *why)
 	if (fetch->get_status)
 		snprintf(get, sizeof(get), " (POST, after HTTP status %d to GET)",
 			fetch->get_status);
-	if (fetch->through_proxy)
-		set_why(fetch, "the proxy %s: %s%s", fetch->proxy.url.authority, why, get);
+	if (fetch->way.through_proxy)
+		set_why(fetch, "the proxy %s: %s%s", fetch->way.proxy.url.authority, why, get);
 	else
 		set_why(fetch, "%s%s", why, get);
 	give_up(fetch);
@@ -184,10 +181,8 @@ static const char *choose_proxy(struct fetch *fetch, int64_t now)
 {
 	const struct config *config = fetch->tools->config;
 
-	fetch->through_proxy = config->http_proxy && !fetch->is_direct &&
-			       now >= fetch->tools->memory.proxy_back &&
-			       !proxy_is_excluded(config->no_proxy, &fetch->url);
-	return fetch->through_proxy ? proxy_parse(config->http_proxy, &fetch->proxy) : NULL;
+	return proxy_choose(&fetch->way, config->http_proxy, config->no_proxy, &fetch->url,
+		fetch->tools->memory.proxy_back, now);
 }
 
 /* Asks fetch->url. Returns NULL, or why that is not possible. */
@@ -207,16 +202,16 @@ static const char *start_exchange(struct fetch *fetch, int64_t now)
 		validators->resource == url_hash(fetch->url.authority, fetch->url.path);
 	if (fetch->is_post)
 		request.content = buffer_bytes(&fetch->request);
-	request.through_proxy = fetch->through_proxy;
-	request.credentials = fetch->proxy.credentials;
+	request.through_proxy = fetch->way.through_proxy;
+	request.credentials = fetch->way.proxy.credentials;
 	if (fetch->is_conditional) {
 		request.etag = validators->etag;
 		request.last_modified = validators->last_modified;
 	}
 	if (http_format_request(&text, &request))
 		fetch->exchange = exchange_start(fetch->tools->resolver,
-			fetch->through_proxy ? &fetch->proxy.url : &fetch->url, buffer_bytes(&text),
-			fetch->deadline);
+			fetch->way.through_proxy ? &fetch->way.proxy.url : &fetch->url,
+			buffer_bytes(&text), fetch->deadline);
 	buffer_free(&text);
 	if (!fetch->exchange)
 		return "memory ran out";
@@ -267,16 +262,15 @@ static bool next_responder(struct fetch *fetch, int64_t now)
 /* Where the proxy does not answer, the responder may. False if it is not to be asked itself. */
 static bool pass_proxy_by(struct fetch *fetch, int64_t now)
 {
+	struct fetch_tools *tools = fetch->tools;
 	const char *why;
 
-	if (!fetch->through_proxy || !proxy_may_be_passed_by(fetch->tools->config->http_proxy))
+	if (!proxy_pass_by(&fetch->way, tools->config->http_proxy, &tools->memory.proxy_back, now))
 		return false;
-	log_debug("the proxy %s: %s; asking %s directly", fetch->proxy.url.authority,
+	log_debug("the proxy %s: %s; asking %s directly", fetch->way.proxy.url.authority,
 		exchange_why(fetch->exchange), fetch->responder);
 	give_up(fetch);
-	fetch->is_direct = true;
-	fetch->tools->memory.proxy_back = now + PROXY_REST;
-	fetch->deadline = now + fetch->tools->config->timeout;
+	fetch->deadline = now + tools->config->timeout;
 	why = ask_responder(fetch, now);
 	if (why)
 		set_why(fetch, "%s", why);
@@ -331,8 +325,8 @@ static const char *follow_redirect(struct fetch *fetch, int64_t now)
 	if (why)
 		return why;
 	if (fetch->redirects++ == 0)
-		fetch->home = fetch->through_proxy ? address_kind_of_host(fetch->url.host)
-						   : exchange_peer_kind(fetch->exchange);
+		fetch->home = fetch->way.through_proxy ? address_kind_of_host(fetch->url.host)
+						       : exchange_peer_kind(fetch->exchange);
 	fetch->url = target;
 	if (!may_be_led_to(fetch))
 		return "that is a loopback, private or link-local address";
@@ -340,7 +334,7 @@ static const char *follow_redirect(struct fetch *fetch, int64_t now)
 	fetch->exchange = NULL;
 	why = start_exchange(fetch, now);
 	/* What the name means is the proxy's to judge where there is one. */
-	if (!why && !fetch->through_proxy)
+	if (!why && !fetch->way.through_proxy)
 		exchange_restrict(fetch->exchange, fetch->home);
 	return why;
 }
@@ -380,13 +374,13 @@ static void describe_status(const struct fetch *fetch, int status, char *text, s
 {
 	const char *words = "";
 
-	if (fetch->through_proxy && status == 407)
-		words = fetch->proxy.credentials[0]
+	if (fetch->way.through_proxy && status == 407)
+		words = fetch->way.proxy.credentials[0]
 				? "it does not accept our user name and password, "
 				: "it wants a user name and a password, ";
-	else if (fetch->through_proxy && status == 403)
+	else if (fetch->way.through_proxy && status == 403)
 		words = "it, or the responder behind it, forbids the request, ";
-	else if (fetch->through_proxy && status >= 502 && status <= 504)
+	else if (fetch->way.through_proxy && status >= 502 && status <= 504)
 		words = "it has no answer of the responder, ";
 	snprintf(text, room, "%sHTTP status %d", words, status);
 }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <strings.h>
 
+enum { REST = 30000 }; /* milliseconds for which one that did not answer is passed by */
+
 static int hex_value(char c)
 {
 	const char *digits = "0123456789abcdef0123456789ABCDEF";
@@ -171,4 +173,21 @@ bool proxy_is_excluded(const char *list, const struct url *url)
 			return true;
 	}
 	return false;
+}
+
+const char *proxy_choose(struct proxy_way *way, const char *text, const char *excluded,
+	const struct url *url, int64_t back, int64_t now)
+{
+	way->through_proxy =
+		text && !way->is_direct && now >= back && !proxy_is_excluded(excluded, url);
+	return way->through_proxy ? proxy_parse(text, &way->proxy) : NULL;
+}
+
+bool proxy_pass_by(struct proxy_way *way, const char *text, int64_t *back, int64_t now)
+{
+	if (!way->through_proxy || !proxy_may_be_passed_by(text))
+		return false;
+	way->is_direct = true;
+	*back = now + REST;
+	return true;
 }

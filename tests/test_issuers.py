@@ -10,7 +10,7 @@ import repository as content
 import responder as r
 from client import assert_strict, handshake
 from servers import BUILD, Site
-from support import wait_until
+from support import free_port, wait_until
 
 PAST = {"not_before": -7200, "not_after": -3600}
 
@@ -364,6 +364,15 @@ def test_the_issuer_is_downloaded_through_the_proxy(s_server, authority, reposit
     server = s_server(leaf.with_chain(), environment=environment)
     assert handshake(server.port).stapled
     assert repository.asked == ["http://ca.invalid/ca.crt"]
+
+
+def test_the_issuer_is_downloaded_past_a_proxy_that_is_down(s_server, lonely, repository):
+    environment = {"OCSPRELOAD_HTTP_PROXY": f"http://127.0.0.1:{free_port()} direct"}
+    server = s_server(lonely(), environment=environment)
+    assert handshake(server.port).stapled
+    # Neither was the proxy tried again for the response: it is known to be down.
+    assert server.log().count("directly") == 1
+    assert len(repository.asked) == 1
 
 
 def test_where_nothing_may_be_fetched_no_issuer_is(s_server, lonely, repository, stored):

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: aia.c proxy.c address.c http.c freshness.c clock.c bytes.c */
+/* links: aia.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
 /*
  * The network is a script, as in test_fetch.c; a certificate is a list of URLs, and whatever begins
  * with "issuer" has signed it.
@@ -322,11 +322,50 @@ static void test_proxies(void)
 	CHECK_EQ(asked, 0);
 }
 
+static void test_a_proxy_that_is_passed_by_when_it_is_down(void)
+{
+	set_world();
+	config.http_proxy = "http://proxy.test direct";
+	SCRIPT(NULL);
+	script[1].answer = REDIRECT(302, "/there");
+	script[2].answer = STATUS(404);
+	script[3].answer = FOUND;
+	check_found("http://a.test/ca http://b.test/ca", "http://b.test/ca");
+	CHECK_STR(script[0].peer, "proxy.test");
+	CHECK_STR(script[1].peer, "a.test");
+	CHECK(strncmp(script[1].request, "GET /ca HTTP/1.1\r\n", 18) == 0);
+	/* Whose name means what is ours to judge again. */
+	CHECK(script[2].restricted);
+	CHECK_STR(script[3].peer, "b.test");
+	/* Nobody else need find out, neither a download nor a fetch. */
+	CHECK_EQ(tools.memory.proxy_back, 31000);
+	SCRIPT(FOUND);
+	check_found("http://c.test/ca", "http://c.test/ca");
+	CHECK_STR(script[0].peer, "c.test");
+
+	/* It is down, and so is the place. */
+	tools.memory.proxy_back = 0;
+	SCRIPT(NULL);
+	check_failure("http://a.test/ca", "connection refused");
+	CHECK_EQ(asked, 2);
+	/* A proxy that answers is not passed by. */
+	tools.memory.proxy_back = 0;
+	SCRIPT(STATUS(502), FOUND);
+	check_failure("http://a.test/ca", "the proxy proxy.test: HTTP status 502");
+	CHECK_EQ(asked, 1);
+	/* And none without the word. */
+	config.http_proxy = "http://proxy.test";
+	SCRIPT(NULL);
+	check_failure("http://a.test/ca", "the proxy proxy.test: connection refused");
+	CHECK_EQ(asked, 1);
+}
+
 int main(void)
 {
 	test_one_url_after_the_other();
 	test_redirects();
 	test_redirects_into_the_machine();
 	test_proxies();
+	test_a_proxy_that_is_passed_by_when_it_is_down();
 	return check_result();
 }

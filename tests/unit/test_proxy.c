@@ -177,9 +177,41 @@ static void test_direct(void)
 	CHECK(strstr(proxy_parse("http://cache.example direct off", &proxy), "direct"));
 }
 
+static void test_the_way_past_a_proxy(void)
+{
+	static const char proxy[] = "http://cache.example direct";
+	struct proxy_way way = {0}, other = {0}, own = {0};
+	int64_t back = 0;
+	struct url url;
+
+	CHECK_STR(url_parse("http://a.test/", &url), NULL);
+	CHECK_STR(proxy_choose(&way, NULL, NULL, &url, back, 1000), NULL);
+	CHECK(!way.through_proxy && !proxy_pass_by(&way, NULL, &back, 1000));
+	CHECK_STR(proxy_choose(&own, proxy, "a.test", &url, back, 1000), NULL);
+	CHECK(!own.through_proxy && !proxy_pass_by(&own, proxy, &back, 1000));
+	CHECK_STR(proxy_choose(&way, proxy + sizeof("http://"), NULL, &url, back, 1000), NULL);
+	CHECK(way.through_proxy && !proxy_pass_by(&way, "http://cache.example", &back, 1000));
+	CHECK_EQ(back, 0);
+
+	CHECK_STR(proxy_choose(&way, proxy, NULL, &url, back, 1000), NULL);
+	CHECK(way.through_proxy && proxy_pass_by(&way, proxy, &back, 1000));
+	CHECK_EQ(back, 31000);
+	/* Others come by its knowledge, and try again when its rest is over; it itself does not. */
+	for (int64_t now = 1000; now <= 31000; now += 15000) {
+		proxy_choose(&way, proxy, NULL, &url, back, now);
+		proxy_choose(&other, proxy, NULL, &url, back, now);
+		CHECK(!way.through_proxy);
+		CHECK_EQ(other.through_proxy, now == 31000);
+	}
+	/* What fails when it is asked directly has failed. */
+	CHECK(!proxy_pass_by(&way, proxy, &back, 40000));
+	CHECK_EQ(back, 31000);
+}
+
 int main(void)
 {
 	test_direct();
+	test_the_way_past_a_proxy();
 	test_urls_that_are_good();
 	test_urls_that_are_refused();
 	test_credentials_that_are_long();
