@@ -169,7 +169,13 @@ static int report(
 	return print_judgement(out, &judgement);
 }
 
-/* True if the store has an answer that it is too early to ask again for. */
+/*
+ * True if the store has an answer that it is too early to ask again for. By the response's own
+ * times and when it was stored, which is all that the store knows: how long caches may repeat it is
+ * forgotten at the end of the run. That is at most one request at the half of a life, which a cache
+ * answers; whoever gets the same once more has it stored anew, and asks next when half of what is
+ * left is over. A file beside each response that spares this one could be wrong.
+ */
 static bool is_fresh(
 	const struct tool *tool, const struct subject *subject, struct judgement *judgement)
 {

@@ -4,6 +4,8 @@
 import os
 import stat
 import subprocess
+import time
+from email.utils import formatdate
 
 import ca
 import pytest
@@ -38,6 +40,7 @@ def ocspctl(authority, tmp_path_factory):
         )
         return result
 
+    run.store = store
     return run
 
 
@@ -167,6 +170,23 @@ def test_fetch_does_not_ask_for_what_is_fresh_unless_it_must(ocspctl, issue, res
         line = one_line(ocspctl("fetch", *arguments, leaf.chain_file), 0)
         assert line.startswith("good: usable ")
         assert responder.count(leaf) == count
+
+
+def test_fetch_asks_past_the_half_of_a_life_also_a_cache_but_not_twice(ocspctl, issue, responder):
+    how_long = (("Cache-Control", "max-age=7200"), ("Date", formatdate(usegmt=True)))
+    leaf = issue(behaviour=behaviours.headers(behaviours.good(4000, this_update=-6000), *how_long))
+
+    def count_of_fetch(age):
+        """Of what was stored so many seconds ago."""
+        for file in ocspctl.store.glob("*.der"):
+            os.utime(file, (time.time() - age,) * 2)
+        one_line(ocspctl("fetch", leaf.chain_file), 0)
+        return responder.count(leaf)
+
+    # Stored when a quarter of its life was over: now it is half of it, whatever the cache said.
+    assert [count_of_fetch(age) for age in (0, 0, 3500)] == [1, 1, 2]
+    # The same has come, and the next of cron's runs does not ask for it.
+    assert count_of_fetch(60) == 2
 
 
 def test_fetch_without_a_store_says_what_the_answer_is(ocspctl, issue):
