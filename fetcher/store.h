@@ -55,6 +55,13 @@ bool store_read(const struct store *store, const unsigned char *key, struct stor
 bool store_write(const struct store *store, const unsigned char *key, struct bytes response);
 
 /*
+ * What store_look gave stamp for is still the newest: makes it as if it had been written now, so
+ * that others need not ask. Returns its stamp from now on; 0 if it is not there any more, or is not
+ * ours to change.
+ */
+uint64_t store_touch(const struct store *store, const unsigned char *key, uint64_t stamp);
+
+/*
  * The same for an issuer, by the issuer_key of those that it has issued. What is read is to be
  * searched by issuer_from_content; freed by the caller.
  */

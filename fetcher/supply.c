@@ -552,8 +552,11 @@ void supply_unchanged(
 	int64_t now = clock_wall();
 	int64_t due = schedule_refresh(
 		now, atomic_load(&slot->this_update) * 1000, usable_until, supply_draw());
+	uint64_t stamp = store_touch(supply->store, slot->key, atomic_load(&slot->stamp));
 	char next[CLOCK_TEXT_SIZE];
 
+	if (stamp != 0)
+		atomic_store(&slot->stamp, stamp);
 	due = freshness_due(due, fresh_until, now, usable_until, supply_draw());
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->due, due);

@@ -116,7 +116,7 @@ void supply_answer(const struct supply *supply, struct slot *slot,
 	const struct judgement *judgement, struct bytes response, const char *responder,
 	int64_t fresh_until);
 
-/* The responder has nothing newer than what is held. */
+/* The responder has nothing newer than what is held, which others learn from the store. */
 void supply_unchanged(
 	const struct supply *supply, struct slot *slot, const char *responder, int64_t fresh_until);
 

@@ -87,6 +87,31 @@ def test_processes_that_know_nothing_of_each_other_share_every_refresh(
     assert time.monotonic() - began > 4 * 2
 
 
+def test_that_there_is_nothing_newer_is_known_to_all_who_share_the_store(
+    s_server, issue, responder, stored
+):
+    life = 16
+    leaf = issue()
+    same = r.headers(r.good(validity=life), ("ETag", '"first"'))(leaf)
+
+    def answer(leaf):
+        is_known = "If-None-Match" in responder.asked_for(leaf)[-1].headers
+        return r.http_status(304, r.empty())(leaf) if is_known else same
+
+    responder.answer(leaf, answer)
+    servers = [s_server(leaf, environment=stored)]
+    wait_until(lambda: "has nothing newer yet" in servers[0].log())
+    servers.append(s_server(leaf, environment=stored))
+    # Who has all that it needs from the store begins to ask at a handshake.
+    wait_until(
+        lambda: all(handshake(server.port).stapled for server in servers)
+        and responder.count(leaf) >= 3
+    )
+    first, second, third = [asked.at for asked in responder.asked_for(leaf)[:3]]
+    # The next is asked for at the half of what was left then, by whichever of them.
+    assert third - second >= 0.4 * (first + life - 1 - second)
+
+
 def test_a_process_that_dies_while_it_asks_does_not_keep_others_from_asking(
     s_server, issue, responder, stored
 ):
