@@ -74,6 +74,10 @@ struct judgement {
  *   certificate: it refuses a response whose first does not verify the signature, though a later
  *   one would. Those after it are not looked at and may be anything that is DER.
  *
+ * Whether a delegated signer has been revoked is not asked, be id-pkix-ocsp-nocheck in its
+ * certificate or not: RFC 6960, 4.2.2.2.1 leaves that to the client's policy, and OpenSSL, Go and
+ * mozilla::pkix do not ask either.
+ *
  * The error queue of the calling thread is left as it was.
  */
 struct judgement ocsp_judge(const struct libcrypto *crypto, struct bytes response,

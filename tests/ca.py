@@ -207,7 +207,7 @@ class Authority:
         )
         return Leaf(self, certificate, private_key)
 
-    def delegate(self, usage="ocsp", not_before=None, not_after=None):
+    def delegate(self, usage="ocsp", not_before=None, not_after=None, **options):
         """A delegated signer (RFC 6960, 4.2.2.2); usage None leaves the OCSPSigning EKU out."""
         private_key = key("ec", "delegate")
         certificate = _sign(
@@ -218,6 +218,7 @@ class Authority:
             usage=usage,
             not_before=not_before,
             not_after=not_after,
+            **options,
         )
         return Signer(private_key, certificate, True)
 
@@ -299,6 +300,7 @@ def _sign(
     serial=None,
     usage=None,
     must_staple=False,
+    no_check=False,
     not_before=None,
     not_after=None,
 ):
@@ -340,4 +342,6 @@ def _sign(
         builder = builder.add_extension(
             x509.TLSFeature([x509.TLSFeatureType.status_request]), False
         )
+    if no_check:
+        builder = builder.add_extension(x509.OCSPNoCheck(), False)
     return builder.sign(issuer_key, SHA256)

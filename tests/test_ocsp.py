@@ -301,6 +301,16 @@ def test_a_delegated_signer_is_accepted(court, by_hash):
     assert court.judge(court.respond(signer=signer, by_hash=by_hash)) == good(court.until)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"no_check": True}, {"no_check": False}, {"responders": ["http://127.0.0.1:1/"]}],
+    ids=["not-to-be-checked", "says-nothing", "to-be-asked-about"],
+)
+def test_a_delegate_is_not_checked_for_revocation_whatever_it_says(court, options):
+    response = court.respond(signer=court.authority.delegate(**options))
+    assert court.judge(response) == good(court.until)
+
+
 @pytest.mark.parametrize("usage", [None, "server", "client"])
 def test_a_delegate_without_the_ocsp_signing_usage_is_refused(court, usage):
     assert court.judge(court.respond(signer=court.authority.delegate(usage))) == BAD_SIGNATURE
