@@ -173,7 +173,16 @@ static int read_single(
 	return status;
 }
 
-/* Of several answers about our certificate, the newest counts. */
+/* Of several answers about our certificate, the newest counts; of equally new ones, the worst. */
+static bool counts_more(const struct trial *trial, int status, int64_t this_update)
+{
+	if (!trial->single || this_update != trial->judgement.this_update)
+		return !trial->single || this_update > trial->judgement.this_update;
+	if (status == V_OCSP_CERTSTATUS_REVOKED)
+		return trial->status != V_OCSP_CERTSTATUS_REVOKED;
+	return status != V_OCSP_CERTSTATUS_GOOD && trial->status == V_OCSP_CERTSTATUS_GOOD;
+}
+
 static enum verdict choose_single(struct trial *trial)
 {
 	const struct libcrypto *crypto = trial->crypto;
@@ -190,7 +199,7 @@ static enum verdict choose_single(struct trial *trial)
 		status = read_single(crypto, single, &times);
 		if (status < 0)
 			return VERDICT_BAD_TIMES;
-		if (trial->single && times.this_update <= trial->judgement.this_update)
+		if (!counts_more(trial, status, times.this_update))
 			continue;
 		trial->single = single;
 		trial->status = status;

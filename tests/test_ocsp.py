@@ -523,6 +523,16 @@ def test_of_several_answers_about_the_certificate_the_newest_counts(court):
         assert court.judge(combine(court, *responses)) == good(court.until)
 
 
+def test_of_answers_that_are_equally_new_the_worst_counts(court):
+    well = court.respond()
+    unknown = court.respond(status="unknown", algorithm=ca.SHA256)
+    revoked = court.respond(status="revoked", revoked_at=court.after(-90))
+    for responses in itertools.permutations((well, unknown, revoked)):
+        assert court.judge(combine(court, *responses)).startswith("revoked: ")
+    for responses in itertools.permutations((well, unknown)):
+        assert court.judge(combine(court, *responses)) == UNKNOWN
+
+
 # What it says
 
 
