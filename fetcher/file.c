@@ -45,6 +45,52 @@ const char *file_read(const char *path, size_t limit, struct buffer *out)
 	return why;
 }
 
+/* What is no regular file has no places to go on from: it is read as far as it goes. */
+static const char *read_piece(
+	int fd, size_t limit, struct file_reading *reading, struct buffer *out)
+{
+	static const char is_too_large[] = "it is too large";
+	unsigned char piece[16 * 1024];
+	struct stat is;
+	ssize_t size;
+
+	if (fstat(fd, &is) != 0)
+		return strerror(errno);
+	if (!S_ISREG(is.st_mode)) {
+		reading->is_done = true;
+		return file_read_open(fd, limit, out);
+	}
+	if (out->size == 0)
+		*reading = (struct file_reading){
+			.device = is.st_dev, .inode = is.st_ino, .modified = is.st_mtim};
+	else if (is.st_dev != reading->device || is.st_ino != reading->inode ||
+		 is.st_mtim.tv_sec != reading->modified.tv_sec ||
+		 is.st_mtim.tv_nsec != reading->modified.tv_nsec)
+		return "it was changed meanwhile";
+	if (is.st_size > (off_t)limit)
+		return is_too_large;
+	size = pread(fd, piece, sizeof(piece), (off_t)out->size);
+	if (size < 0)
+		return strerror(errno);
+	reading->is_done = size == 0;
+	if ((size_t)size > limit - out->size)
+		return is_too_large;
+	return buffer_append(out, piece, (size_t)size) ? NULL : "memory ran out";
+}
+
+const char *file_read_piece(
+	const char *path, size_t limit, struct file_reading *reading, struct buffer *out)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	const char *why;
+
+	if (fd < 0)
+		return strerror(errno);
+	why = read_piece(fd, limit, reading, out);
+	close(fd);
+	return why;
+}
+
 static const char suffix[] = ".tmp-XXXXXX";
 
 static bool write_all(int fd, struct bytes bytes)

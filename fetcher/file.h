@@ -7,11 +7,29 @@
 
 #include "bytes.h"
 
+#include <sys/types.h>
+#include <time.h>
+
 /*
  * Appends what is in the file at path to *out if it is at most limit bytes. Does not wait for the
  * writer of a FIFO. Returns NULL, or why it cannot be read, in words for a log line.
  */
 const char *file_read(const char *path, size_t limit, struct buffer *out);
+
+/*
+ * The same in pieces, for who must not be busy for long: appends the next piece, from where *out
+ * ends, and opens the file for each anew, so that there is no descriptor in between. *reading is
+ * zero at first. At the end of the file, reading->is_done.
+ */
+struct file_reading {
+	bool is_done;
+	/* Of the file that it began with; another in its place is an error. */
+	dev_t device;
+	ino_t inode;
+	struct timespec modified;
+};
+const char *file_read_piece(
+	const char *path, size_t limit, struct file_reading *reading, struct buffer *out);
 
 /* The same for what is open already, from where it is; it stays open. */
 const char *file_read_open(int fd, size_t limit, struct buffer *out);

@@ -3,11 +3,15 @@
 
 #include "certificate.h"
 #include "file.h"
+#include "gate.h"
+#include "skim.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum {
 	/* The whole of the Web's roots is a quarter of a mebibyte. */
@@ -17,12 +21,16 @@ enum {
 	/* Certificates of one name in a directory, and of any in one that is not hashed. */
 	HASHED_LIMIT = 64,
 	DIRECTORY_LIMIT = 4096,
+	/* Of a certificate in PEM, to find the subject in. */
+	SKIM_SIZE = 4096,
 };
 
 /* A search for the issuer of x; the best so far is ours to free. */
 struct search {
 	const struct libcrypto *crypto;
 	X509 *x;
+	bool has_print;
+	uint64_t print; /* of the name that is looked for */
 	int64_t now;
 	X509 *best;
 	struct issuer_weight weight;
@@ -92,7 +100,10 @@ static void consider(struct search *search, X509 *candidate)
 static bool begin_search(struct search *search, const struct libcrypto *crypto,
 	struct bytes certificate, int64_t now)
 {
+	struct bytes name;
+
 	*search = (struct search){.crypto = crypto, .now = now};
+	search->has_print = skim_issuer(certificate, &name) && skim_print(name, &search->print);
 	crypto->ERR_set_mark();
 	search->x = certificate_x509(crypto, certificate);
 	return search->x;
@@ -152,8 +163,31 @@ static int refuse_password(char *buffer, int size, int writing, void *argument)
 	return -1;
 }
 
+/* False also where that cannot be told without libcrypto. */
+static bool is_anothers(const struct search *search, struct bytes der)
+{
+	struct bytes subject;
+	uint64_t print;
+
+	return search->has_print && skim_subject(der, &subject) && skim_print(subject, &print) &&
+	       print != search->print;
+}
+
+/* One among many, of which most are somebody else's. */
+static void consider_der(struct search *search, struct bytes der)
+{
+	X509 *candidate;
+
+	if (is_anothers(search, der))
+		return;
+	candidate = certificate_x509(search->crypto, der);
+	consider(search, candidate);
+	search->crypto->X509_free(candidate);
+	gate_pause(search->crypto->gate);
+}
+
 /* RFC 5652, 5.1: SignedData without signers or content, but with certificates. */
-static void search_pkcs7(struct search *search, const PKCS7 *bundle)
+static void search_decoded_pkcs7(struct search *search, const PKCS7 *bundle)
 {
 	const struct libcrypto *crypto = search->crypto;
 	const OPENSSL_STACK *certificates;
@@ -165,62 +199,118 @@ static void search_pkcs7(struct search *search, const PKCS7 *bundle)
 		consider(search, crypto->OPENSSL_sk_value(certificates, i));
 }
 
-static void search_der(struct search *search, struct bytes content)
+/* False if it is none, or in BER: then it is for libcrypto, in one piece. */
+static bool search_plain_pkcs7(struct search *search, struct bytes content)
+{
+	struct bytes all, der;
+
+	if (!skim_pkcs7(content, &all))
+		return false;
+	for (size_t i = 0; skim_next(&all, &der); i++) {
+		consider_der(search, der);
+		gate_pause_at(search->crypto->gate, i);
+	}
+	return all.size == 0;
+}
+
+static void search_pkcs7(struct search *search, struct bytes content)
 {
 	const struct libcrypto *crypto = search->crypto;
 	const unsigned char *at = content.data;
-	X509 *candidate = certificate_x509(crypto, content);
-	PKCS7 *bundle = NULL;
+	PKCS7 *bundle;
 
-	if (!candidate)
-		bundle = crypto->d2i_PKCS7(NULL, &at, (long)content.size);
-	consider(search, candidate);
-	search_pkcs7(search, bundle);
+	if (search_plain_pkcs7(search, content))
+		return;
+	bundle = crypto->d2i_PKCS7(NULL, &at, (long)content.size);
+	search_decoded_pkcs7(search, bundle);
 	crypto->PKCS7_free(bundle);
+}
+
+static void search_der(struct search *search, struct bytes content)
+{
+	struct bytes subject;
+
+	consider_der(search, content);
+	if (!skim_subject(content, &subject))
+		search_pkcs7(search, content);
+}
+
+static void search_pem_certificate(struct search *search, BIO *bio)
+{
+	const struct libcrypto *crypto = search->crypto;
+	/* Those with trust settings, too. */
+	X509 *candidate = crypto->PEM_read_bio_X509_AUX(bio, NULL, refuse_password, NULL);
+
+	consider(search, candidate);
 	crypto->X509_free(candidate);
 }
 
-/* What cannot be decoded hides nothing that comes after it. */
-static void search_pem_certificates(struct search *search, BIO *bio)
+static void search_pem_pkcs7(struct search *search, BIO *bio)
 {
 	const struct libcrypto *crypto = search->crypto;
+	PKCS7 *bundle = crypto->PEM_read_bio_PKCS7(bio, NULL, refuse_password, NULL);
 
-	while (bio && crypto->BIO_ctrl(bio, BIO_CTRL_PENDING, 0, NULL) > 0) {
-		X509 *candidate = crypto->PEM_read_bio_X509(bio, NULL, refuse_password, NULL);
-
-		consider(search, candidate);
-		crypto->X509_free(candidate);
-	}
+	search_decoded_pkcs7(search, bundle);
+	crypto->PKCS7_free(bundle);
 }
 
-static void search_pem_bundles(struct search *search, BIO *bio)
+static bool search_pem_plain_pkcs7(struct search *search, struct bytes block)
 {
-	const struct libcrypto *crypto = search->crypto;
+	unsigned char *der = malloc(block.size);
+	bool is = der && search_plain_pkcs7(
+				 search, (struct bytes){der, skim_base64(block, der, block.size)});
 
-	while (bio && crypto->BIO_ctrl(bio, BIO_CTRL_PENDING, 0, NULL) > 0) {
-		PKCS7 *bundle = crypto->PEM_read_bio_PKCS7(bio, NULL, refuse_password, NULL);
-
-		search_pkcs7(search, bundle);
-		crypto->PKCS7_free(bundle);
-	}
+	free(der);
+	return is;
 }
 
-/* Not empty, and of FILE_LIMIT at the most. */
-static void search_content(struct search *search, struct bytes content)
+/* As libcrypto reads it, whatever that is. */
+static void search_odd_block(struct search *search, struct bytes block)
 {
 	static void (*const readers[])(struct search * search, BIO * bio) = {
-		search_pem_certificates, search_pem_bundles};
+		search_pem_certificate, search_pem_pkcs7};
 	const struct libcrypto *crypto = search->crypto;
 
-	/* A SEQUENCE, or the figure 0 of a text before the first PEM block. */
-	if (content.data[0] == 0x30)
-		search_der(search, content);
-	for (size_t i = 0; i < sizeof(readers) / sizeof(*readers) && !search->best; i++) {
-		BIO *bio = crypto->BIO_new_mem_buf(content.data, (int)content.size);
+	for (size_t i = 0; i < sizeof(readers) / sizeof(*readers); i++) {
+		BIO *bio = crypto->BIO_new_mem_buf(block.data, (int)block.size);
 
-		readers[i](search, bio);
+		if (bio)
+			readers[i](search, bio);
 		crypto->BIO_free(bio);
 	}
+	gate_pause(crypto->gate);
+}
+
+static void search_block(struct search *search, struct bytes block)
+{
+	unsigned char start[SKIM_SIZE];
+	size_t size = skim_base64(block, start, sizeof(start));
+	struct bytes der = {start, size};
+
+	if (!is_anothers(search, der) && !search_pem_plain_pkcs7(search, block))
+		search_odd_block(search, block);
+}
+
+/* What cannot be decoded hides nothing that comes after it. */
+static void search_pem(struct search *search, struct bytes text)
+{
+	struct bytes block;
+
+	for (size_t i = 0; skim_pem(&text, &block); i++) {
+		if (skim_is_certificate(block))
+			search_block(search, block);
+		gate_pause_at(search->crypto->gate, i);
+	}
+}
+
+/* Of FILE_LIMIT at the most. */
+static void search_content(struct search *search, struct bytes content)
+{
+	/* A SEQUENCE, or the figure 0 of a text before the first PEM block. */
+	if (content.size > 0 && content.data[0] == 0x30)
+		search_der(search, content);
+	if (!search->best)
+		search_pem(search, content);
 }
 
 bool issuer_from_content(const struct libcrypto *crypto, struct bytes certificate,
@@ -228,8 +318,7 @@ bool issuer_from_content(const struct libcrypto *crypto, struct bytes certificat
 {
 	struct search search;
 
-	if (begin_search(&search, crypto, certificate, now) && content.size > 0 &&
-		content.size <= FILE_LIMIT)
+	if (begin_search(&search, crypto, certificate, now) && content.size <= FILE_LIMIT)
 		search_content(&search, content);
 	return end_search(&search, out);
 }
@@ -241,10 +330,15 @@ bool issuer_from_content(const struct libcrypto *crypto, struct bytes certificat
 /* Returns NULL, or why it cannot be read. */
 static const char *search_file(struct search *search, const char *path)
 {
+	struct file_reading reading = {0};
 	struct buffer content = {0};
-	const char *why = file_read(path, FILE_LIMIT, &content);
+	const char *why;
 
-	if (!why && content.size > 0)
+	do {
+		why = file_read_piece(path, FILE_LIMIT, &reading, &content);
+		gate_pause(search->crypto->gate);
+	} while (!why && !reading.is_done);
+	if (!why)
 		search_content(search, buffer_bytes(&content));
 	buffer_free(&content);
 	return why;
@@ -273,32 +367,61 @@ static bool has_certificates(const char *name)
 		       strcmp(ending, ".cer") == 0);
 }
 
-static void search_entries(struct search *search, const char *directory, DIR *entries)
+/* The names of the files that may be read, each with its NUL; NULL, or why there are none. */
+static const char *read_names(const char *directory, struct buffer *names)
 {
-	char path[PATH_SIZE];
+	DIR *entries = opendir(directory);
 	struct dirent *entry;
+	bool has_room = true;
 
-	for (int i = 0; i < DIRECTORY_LIMIT && (entry = readdir(entries)) != NULL; i++) {
-		int size = snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
+	if (!entries)
+		return strerror(errno);
+	for (int i = 0; i < DIRECTORY_LIMIT && has_room && (entry = readdir(entries)); i++)
+		if (has_certificates(entry->d_name))
+			has_room = buffer_append(names, entry->d_name, strlen(entry->d_name) + 1);
+	closedir(entries);
+	return NULL;
+}
+
+/* All names at first: a descriptor must not outlive a piece of work. */
+static const char *search_names(struct search *search, const char *directory)
+{
+	struct buffer names = {0};
+	const char *why = read_names(directory, &names);
+	char path[PATH_SIZE];
+
+	for (size_t at = 0; at < names.size;) {
+		const char *name = (const char *)names.data + at;
+		int size = snprintf(path, sizeof(path), "%s/%s", directory, name);
 
 		/* One that cannot be read hides no other. */
-		if (size > 0 && size < (int)sizeof(path) && has_certificates(entry->d_name))
+		if (size > 0 && size < (int)sizeof(path))
 			search_file(search, path);
+		at += strlen(name) + 1;
 	}
+	buffer_free(&names);
+	return why;
+}
+
+static bool is_directory(const char *path)
+{
+	struct stat is;
+
+	return stat(path, &is) == 0 && S_ISDIR(is.st_mode);
+}
+
+static bool is_found(const struct search *search)
+{
+	return search->best && search->weight.is_in_time;
 }
 
 /* All names only where the hashes have led to nothing that can be used now. */
 static const char *search_path(struct search *search, const char *path)
 {
-	DIR *entries = opendir(path);
-
-	if (!entries)
-		return errno == ENOTDIR ? search_file(search, path) : strerror(errno);
+	if (!is_directory(path))
+		return search_file(search, path);
 	search_hashed(search, path);
-	if (!search->best || !search->weight.is_in_time)
-		search_entries(search, path, entries);
-	closedir(entries);
-	return NULL;
+	return is_found(search) ? NULL : search_names(search, path);
 }
 
 bool issuer_from_path(const struct libcrypto *crypto, struct bytes certificate, const char *path,
@@ -322,22 +445,43 @@ bool issuer_from_path(const struct libcrypto *crypto, struct bytes certificate, 
  * The system's store
  */
 
+/*
+ * What libcrypto would take; the host may have said at any time where it is. A copy, because it may
+ * do so again. False if it is too long.
+ */
+static bool copy_path(const char *variable, const char *path, char out[static PATH_SIZE])
+{
+	const char *said = secure_getenv(variable);
+
+	return snprintf(out, PATH_SIZE, "%s", said ? said : path) < PATH_SIZE;
+}
+
+/* Of those that a colon separates. */
+static void search_directories(struct search *search, char *list)
+{
+	char *rest = list, *directory;
+
+	while (!is_found(search) && (directory = strsep(&rest, ":")))
+		if (*directory)
+			search_hashed(search, directory);
+}
+
+/*
+ * X509_STORE_set_default_paths would decode all that is in the file, which is 30 ms of computing
+ * with the roots of the Web alone. Mostly all are in the directory, too, where the hash leads to
+ * the one that is looked for.
+ */
 static void search_system(struct search *search)
 {
 	const struct libcrypto *crypto = search->crypto;
-	X509_STORE *store = crypto->X509_STORE_new();
-	X509_STORE_CTX *context = crypto->X509_STORE_CTX_new();
-	X509 *issuer = NULL;
+	char path[PATH_SIZE];
 
-	if (store && context && crypto->X509_STORE_set_default_paths(store) == 1 &&
-		crypto->X509_STORE_CTX_init(context, store, search->x, NULL) == 1 &&
-		crypto->X509_STORE_CTX_get1_issuer(&issuer, context, search->x) == 1) {
-		/* The store compares names and key identifiers only. */
-		consider(search, issuer);
-		crypto->X509_free(issuer);
-	}
-	crypto->X509_STORE_CTX_free(context);
-	crypto->X509_STORE_free(store);
+	if (copy_path(crypto->X509_get_default_cert_dir_env(), crypto->X509_get_default_cert_dir(),
+		    path))
+		search_directories(search, path);
+	if (!is_found(search) && copy_path(crypto->X509_get_default_cert_file_env(),
+					 crypto->X509_get_default_cert_file(), path))
+		search_file(search, path);
 }
 
 bool issuer_from_system(

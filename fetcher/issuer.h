@@ -6,6 +6,9 @@
  * one certificate with the same name and key, and all of them make the same CertID and verify the
  * same responses. But none may be used outside its time. So they are weighed, and every search here
  * gives the best that it finds. Those of the same name with another key have signed nothing.
+ *
+ * Searches may take long. With a gate in crypto it is opened again and again meanwhile; what they
+ * are given must stay as it is.
  */
 #ifndef OCSPRELOAD_ISSUER_H
 #define OCSPRELOAD_ISSUER_H
@@ -56,8 +59,8 @@ bool issuer_from_path(const struct libcrypto *crypto, struct bytes certificate, 
 	int64_t now, struct buffer *out, const char **why);
 
 /*
- * The same from the system's trust store: the default paths of this libcrypto, with SSL_CERT_FILE
- * and SSL_CERT_DIR honoured by it.
+ * The same from the system's trust store: the default paths of this libcrypto, or what SSL_CERT_DIR
+ * (directories, each hashed) and SSL_CERT_FILE say. They are paths here, never OpenSSL 3's URIs.
  */
 bool issuer_from_system(
 	const struct libcrypto *crypto, struct bytes certificate, int64_t now, struct buffer *out);

@@ -9,6 +9,7 @@ const char *libcrypto_bind(struct libcrypto *table, void *handle)
 	void *symbol;
 
 	table->memo = NULL;
+	table->gate = NULL;
 #define F(name)                        \
 	symbol = dlsym(handle, #name); \
 	if (!symbol)                   \

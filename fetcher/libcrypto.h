@@ -80,6 +80,7 @@
 	F(OPENSSL_sk_value)                    \
 	F(PEM_read_bio_PKCS7)                  \
 	F(PEM_read_bio_X509)                   \
+	F(PEM_read_bio_X509_AUX)               \
 	F(PKCS7_free)                          \
 	F(X509_ALGOR_get0)                     \
 	F(X509_EXTENSION_get_object)           \
@@ -87,17 +88,12 @@
 	F(X509_NAME_digest)                    \
 	F(X509_NAME_get_text_by_NID)           \
 	F(X509_OBJECT_get0_X509)               \
-	F(X509_STORE_CTX_free)                 \
-	F(X509_STORE_CTX_get1_issuer)          \
-	F(X509_STORE_CTX_init)                 \
-	F(X509_STORE_CTX_new)                  \
 	F(X509_STORE_add_cert)                 \
 	F(X509_STORE_free)                     \
 	F(X509_STORE_get0_objects)             \
 	F(X509_STORE_get0_param)               \
 	F(X509_STORE_lock)                     \
 	F(X509_STORE_new)                      \
-	F(X509_STORE_set_default_paths)        \
 	F(X509_STORE_set_flags)                \
 	F(X509_STORE_unlock)                   \
 	F(X509_VERIFY_PARAM_set_time)          \
@@ -108,6 +104,10 @@
 	F(X509_get0_notBefore)                 \
 	F(X509_get0_pubkey)                    \
 	F(X509_get0_serialNumber)              \
+	F(X509_get_default_cert_dir)           \
+	F(X509_get_default_cert_dir_env)       \
+	F(X509_get_default_cert_file)          \
+	F(X509_get_default_cert_file_env)      \
 	F(X509_get_ex_data)                    \
 	F(X509_get_ext_d2i)                    \
 	F(X509_get_issuer_name)                \
@@ -127,14 +127,17 @@
 	F(i2d_X509_ALGOR)
 
 struct certificate_memo;
+struct gate;
 
 /* Fields carry the name of the function: crypto->X509_free(x). */
 struct libcrypto {
 #define F(name) __typeof__(&name) name;
 	LIBCRYPTO_FUNCTIONS(F)
 #undef F
-	/* Only in a copy of the table that one thread alone uses; see certificate.h. */
+	/* Only in a copy of the table that one thread alone uses, else NULL: see certificate.h, and
+	 * the gate that this thread holds, for long work to be cut in pieces. */
 	struct certificate_memo *memo;
+	const struct gate *gate;
 };
 
 /*
