@@ -2,6 +2,7 @@
 #include "agenda.h"
 
 #include "clock.h"
+#include "gate.h"
 #include "http.h"
 #include "queue.h"
 #include "schedule.h"
@@ -90,6 +91,11 @@ static struct slot *slot_at(const struct agenda *agenda, size_t number)
 static struct responder *host_of(const struct agenda *agenda, const struct entry *entry)
 {
 	return &agenda->responders.list[entry->host];
+}
+
+static const struct gate *gate_of(const struct agenda *agenda)
+{
+	return agenda->supply->crypto->gate;
 }
 
 /*
@@ -268,20 +274,16 @@ static void route(struct agenda *agenda, size_t number)
 static void route_again(struct agenda *agenda, size_t host)
 {
 	struct cache *cache = agenda->supply->cache;
-	int32_t *waiting = &agenda->responders.list[host].waiting;
-	int32_t moved = QUEUE_NONE;
-
 	/* Aside first: they may come back into the same queue. Keys are made anew there. */
-	while (*waiting != QUEUE_NONE) {
-		int32_t number = queue_pop(agenda->nodes, waiting);
+	int32_t moved = agenda->responders.list[host].waiting;
 
-		queue_push(agenda->nodes, &moved, number, agenda->nodes[number].key);
-	}
-	while (moved != QUEUE_NONE) {
+	agenda->responders.list[host].waiting = QUEUE_NONE;
+	for (size_t i = 0; moved != QUEUE_NONE; i++) {
 		int32_t number = queue_pop(agenda->nodes, &moved);
 		struct slot *slot = slot_at(agenda, (size_t)number);
 		struct option choice = {0};
 
+		gate_pause_at(gate_of(agenda), i);
 		if (!choose(agenda, (size_t)number, &choice)) {
 			put_by_time(agenda, (size_t)number, clock_wall() + SCHEDULE_LEAST);
 			continue;
@@ -329,6 +331,7 @@ static void take_new(struct agenda *agenda)
 		agenda->entries[agenda->count] = (struct entry){0};
 		put_by_time(agenda, agenda->count,
 			supply_due(agenda->supply, slot_at(agenda, agenda->count)));
+		gate_pause_at(gate_of(agenda), agenda->count);
 	}
 }
 
@@ -377,10 +380,13 @@ static void look(struct agenda *agenda)
 		agenda->looked = clock_steady();
 		agenda->ahead = now - agenda->looked;
 		agenda->issuers = cache_issuer_count(agenda->supply->cache);
-		for (size_t i = 0; i < agenda->count; i++)
+		for (size_t i = 0; i < agenda->count; i++) {
 			look_at(agenda, i, now);
+			gate_pause_at(gate_of(agenda), i);
+		}
 	}
-	while (agenda->by_time != QUEUE_NONE && agenda->nodes[agenda->by_time].key <= now) {
+	for (size_t i = 0;
+		agenda->by_time != QUEUE_NONE && agenda->nodes[agenda->by_time].key <= now; i++) {
 		size_t number = (size_t)queue_pop(agenda->nodes, &agenda->by_time);
 		int64_t due = supply_due(agenda->supply, slot_at(agenda, number));
 
@@ -388,6 +394,7 @@ static void look(struct agenda *agenda)
 			route(agenda, number);
 		else
 			put_by_time(agenda, number, due);
+		gate_pause_at(gate_of(agenda), i);
 	}
 }
 

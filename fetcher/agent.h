@@ -76,7 +76,7 @@ struct agent_manner {
 	 */
 	void (*begin)(void);
 	void (*end)(void);
-	/* Around the wait, for who holds the gate (loop.h). NULL for others. */
+	/* Around the wait, for who holds the gate (gate.h). NULL for others. */
 	void (*leave)(void);
 	void (*enter)(void);
 };

@@ -2,6 +2,7 @@
 #include "certificate.h"
 
 #include "clock.h"
+#include "gate.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -285,8 +286,10 @@ static void forget(const struct libcrypto *crypto, struct memo_place *place)
 
 void certificate_memo_clear(const struct libcrypto *crypto)
 {
-	for (size_t i = 0; crypto->memo && i < crypto->memo->count; i++)
+	for (size_t i = 0; crypto->memo && i < crypto->memo->count; i++) {
 		forget(crypto, &crypto->memo->places[i]);
+		gate_pause_at(crypto->gate, i);
+	}
 }
 
 void certificate_memo_free(const struct libcrypto *crypto)

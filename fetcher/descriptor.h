@@ -48,7 +48,7 @@ void descriptor_close(struct descriptor *descriptor);
 
 /*
  * For the child of a fork, which inherits what the parent's thread has open and can do nothing with
- * it. The parent holds the gate meanwhile (loop.h), so that nothing changes.
+ * it. The parent holds the gate meanwhile (gate.h), so that nothing changes.
  */
 void descriptor_close_all(void);
 

@@ -21,10 +21,8 @@ enum {
 	/* Hosts load the chain within moments of the certificate; what is in it need not be
 	 * downloaded. */
 	CHAIN_WAIT = 100,
-	/* From one look at the store and the ready-made responses to the next, and after how many
-	 * certificates of it others may go first. */
+	/* From one look at the store and the ready-made responses to the next. */
 	LOOK_INTERVAL = 1000,
-	LOOK_STEP = 64,
 	/* The agent has its answer in memory, but may have to wait for a processor. */
 	AGENT_PATIENCE = 250,
 	/* Of the memo: all that is in flight, and their issuers. */
@@ -51,7 +49,7 @@ struct loop {
 	const struct supply *supply;
 	struct agenda *agenda;
 	struct fetch_tools tools;
-	const struct loop_gate *gate;
+	const struct gate *gate;
 	struct flight flights[FETCHES];
 	size_t in_flight;
 	int64_t next_look; /* steady clock; INT64_MAX: there is nowhere to look */
@@ -205,6 +203,7 @@ static bool begin_pinned(struct loop *loop, struct flight *flight)
 		issuer = begin_download(loop, slot, flight);
 	if (flight->download)
 		return true;
+	gate_pause(loop->gate);
 	if (!issuer || !must_ask(loop, slot, &flight->lock))
 		return false;
 	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, responder,
@@ -302,13 +301,6 @@ static struct flight *free_flight(struct loop *loop)
 	return NULL;
 }
 
-/* Between two pieces of work, so that a host that forks or exits waits for one at the most. */
-static void pause_work(const struct loop *loop)
-{
-	loop->gate->leave();
-	loop->gate->enter();
-}
-
 /* Begins all that is due, as far as there is room. */
 static void begin_due(struct loop *loop)
 {
@@ -319,7 +311,7 @@ static void begin_due(struct loop *loop)
 			agenda_withdraw(loop->agenda, flight->errand.slot);
 			flight->errand.slot = NULL;
 		}
-		pause_work(loop);
+		gate_pause(loop->gate);
 	}
 }
 
@@ -376,7 +368,7 @@ static void step_flights(struct loop *loop)
 	for (size_t i = 0; i < count; i++) {
 		if (has_cause(flights[i], &fds[i], until[i], now))
 			step_flight(loop, flights[i], fds[i].revents, now);
-		pause_work(loop);
+		gate_pause(loop->gate);
 	}
 	connections_sweep(loop->tools.connections, agenda_is_backed_up(loop->agenda), now);
 }
@@ -409,15 +401,16 @@ static void look_around(struct loop *loop)
 	if (clock_steady() < loop->next_look)
 		return;
 	while (supply_look_ready(supply))
-		pause_work(loop);
+		gate_pause(loop->gate);
 	is_stored = store_has_changed(supply->store, &loop->store_seen);
 	for (size_t i = 0; i < count; i++) {
 		bool did = look_at(loop, cache_slot(supply->cache, i), is_stored);
 
 		if (did)
 			agenda_stir(loop->agenda);
-		if (did || i % LOOK_STEP == LOOK_STEP - 1)
-			pause_work(loop);
+		if (did)
+			gate_pause(loop->gate);
+		gate_pause_at(loop->gate, i);
 	}
 	loop->next_look = clock_steady() + LOOK_INTERVAL;
 }
@@ -439,7 +432,7 @@ static void sleep_outside(struct loop *loop)
 		agenda_stir(loop->agenda);
 }
 
-void loop_run(const struct supply *supply, const struct loop_gate *gate)
+void loop_run(const struct supply *supply, const struct gate *gate)
 {
 	struct supply own = *supply;
 	struct loop loop = {
@@ -456,6 +449,7 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 	};
 
 	own.crypto = &loop.crypto;
+	loop.crypto.gate = gate;
 	loop.crypto.memo = certificate_memo_new(MEMO_PLACES);
 	if (!loop.tools.resolver || !loop.agenda) {
 		agenda_free(loop.agenda);
@@ -465,7 +459,7 @@ void loop_run(const struct supply *supply, const struct loop_gate *gate)
 		certificate_memo_free(&loop.crypto);
 		return;
 	}
-	store_prune(supply->store, clock_wall() / 1000);
+	store_prune(supply->store, clock_wall() / 1000, gate);
 	for (;;) {
 		look_around(&loop);
 		begin_due(&loop);

@@ -5,13 +5,14 @@
 #include "clock.h"
 #include "file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static const char *const system_directory = "/var/cache/ocspreload";
@@ -255,18 +256,57 @@ static bool is_dead(const char *name, const struct stat *is, int64_t now)
 	return (strcmp(ending, ".der") == 0 || strcmp(ending, ".crt") == 0) && age > DEAD_AGE;
 }
 
-void store_prune(const struct store *store, int64_t now)
+/* By its path: the directory's number may be the host's by now. */
+static void prune_file(const char *directory, const char *name, int64_t now)
 {
-	DIR *directory = store->writable ? opendir(store->directory[0]) : NULL;
-	struct dirent *entry;
+	char path[STORE_PATH_SIZE + NAME_MAX + 2];
 	struct stat is;
 
-	while (directory && (entry = readdir(directory)) != NULL)
-		if (fstatat(dirfd(directory), entry->d_name, &is, AT_SYMLINK_NOFOLLOW) == 0 &&
-			is_dead(entry->d_name, &is, now))
-			unlinkat(dirfd(directory), entry->d_name, 0);
-	if (directory)
-		closedir(directory);
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	if (lstat(path, &is) == 0 && is_dead(name, &is, now))
+		unlink(path);
+}
+
+/* What getdents64(2) gives; neither glibc nor musl has it for all. */
+struct entry {
+	uint64_t inode;
+	int64_t next;
+	uint16_t size; /* of all of this */
+	uint8_t type;
+	char name[];
+};
+
+/* A few at a time; false if there are no more. */
+static bool prune_some(const char *directory, struct descriptor *names, int64_t now)
+{
+	_Alignas(struct entry) char entries[4096];
+	long size = -1;
+
+	if (descriptor_check(names))
+		size = syscall(SYS_getdents64, names->number, entries, sizeof(entries));
+	for (long at = 0; at < size;) {
+		const struct entry *entry = (const struct entry *)(entries + at);
+
+		prune_file(directory, entry->name, now);
+		at += entry->size;
+	}
+	return size > 0;
+}
+
+void store_prune(const struct store *store, int64_t now, const struct gate *gate)
+{
+	const char *directory = store->directory[0];
+	struct descriptor names;
+	int fd;
+
+	if (!store->writable)
+		return;
+	fd = open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || !descriptor_adopt(&names, fd))
+		return;
+	while (prune_some(directory, &names, now))
+		gate_pause(gate);
+	descriptor_close(&names);
 }
 
 /* One byte of the lock file; two certificates may share it, at the price of a short wait. */

@@ -15,6 +15,7 @@
 #include "certificate.h"
 #include "config.h"
 #include "descriptor.h"
+#include "gate.h"
 
 #include <stdint.h>
 
@@ -68,8 +69,11 @@ uint64_t store_touch(const struct store *store, const unsigned char *key, uint64
 bool store_read_issuer(const struct store *store, const unsigned char *key, struct buffer *out);
 bool store_write_issuer(const struct store *store, const unsigned char *key, struct bytes der);
 
-/* Removes what has long been dead. now in seconds since 1970. */
-void store_prune(const struct store *store, int64_t now);
+/*
+ * Removes what has long been dead. now in seconds since 1970. For the thread alone, which holds the
+ * gate, if there is one: it is opened again and again.
+ */
+void store_prune(const struct store *store, int64_t now, const struct gate *gate);
 
 /*
  * Takes the right to fetch for a certificate, or an issuer. False if another process has it. True,

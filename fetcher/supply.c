@@ -4,6 +4,7 @@
 #include "certificate.h"
 #include "clock.h"
 #include "freshness.h"
+#include "gate.h"
 #include "issuer.h"
 #include "schedule.h"
 
@@ -14,7 +15,7 @@
 
 enum {
 	/* The chain is loaded within moments of the certificate, if at all: often from inside the
-	 * same call. Before that, to read the system's store is 50 ms of computing for nothing. */
+	 * same call. Before that, to read the system's store is work for nothing. */
 	CHAIN_MOMENT = 100,
 	CHAIN_GRACE = 5000,
 	/* While another process asks: for a first answer, which somebody may wait for, and else. */
@@ -241,13 +242,15 @@ static const struct issuer_entry *issuer_from_pool(
 	for (uint32_t i = 0; i < count; i++) {
 		const struct issuer_entry *entry = cache_issuer(supply->cache, i);
 
-		if (entry->subject != slot->issuer_name ||
-			!issuer_weigh(supply->crypto, slot->certificate, entry->der,
-				clock_wall() / 1000, &weight) ||
-			(best && !issuer_outweighs(&weight, &best_weight)))
+		if (entry->subject != slot->issuer_name)
 			continue;
-		best = entry;
-		best_weight = weight;
+		if (issuer_weigh(supply->crypto, slot->certificate, entry->der, clock_wall() / 1000,
+			    &weight) &&
+			(!best || issuer_outweighs(&weight, &best_weight))) {
+			best = entry;
+			best_weight = weight;
+		}
+		gate_pause(supply->crypto->gate);
 	}
 	return best;
 }
@@ -438,6 +441,7 @@ static void put_off_siblings(const struct supply *supply, const struct slot *slo
 		struct slot *other = cache_slot(supply->cache, i);
 		uint32_t state = atomic_load(&other->state);
 
+		gate_pause_at(supply->crypto->gate, i);
 		if (other == slot || (state != SLOT_PENDING && state != SLOT_NO_ISSUER) ||
 			atomic_load(&other->issuer) ||
 			memcmp(other->issuer_key, slot->issuer_key, sizeof(slot->issuer_key)) != 0)
@@ -601,7 +605,7 @@ bool supply_from_store(const struct supply *supply, struct slot *slot, bool is_l
 }
 
 /*
- * Ready-made responses. All of it with ready_lock held.
+ * Ready-made responses. Down to take_ready with ready_lock held.
  */
 
 static uint64_t serial_of(const struct supply *supply, struct slot *slot)
@@ -791,7 +795,15 @@ bool supply_take_ready(const struct supply *supply, struct slot *slot)
 
 	if (!ready_lock(supply->ready, 0))
 		return false;
-	did = take_ready(supply, slot, true);
+	did = is_to_be_judged(slot, ready_stamp(supply->ready, serial_of(supply, slot)));
+	if (did) {
+		/* A search opens the gate, and a process that ends there keeps the lock. */
+		ready_unlock(supply->ready);
+		find_issuer(supply, slot, true);
+		if (!ready_lock(supply->ready, 0))
+			return true;
+	}
+	did = take_ready(supply, slot, false) || did;
 	ready_unlock(supply->ready);
 	return did;
 }

@@ -194,7 +194,7 @@ static void leave_gate(void)
 
 static void *run_thread(void *argument)
 {
-	static const struct loop_gate loop_gate = {enter_gate, leave_gate};
+	static const struct gate loop_gate = {enter_gate, leave_gate};
 	struct cache *shared = atomic_load(&cache);
 	int place = cache_stand_by(shared);
 

@@ -233,6 +233,7 @@ static int requests, spins, stale, wrong_host;
 static struct cache *cache;
 static struct supply supply;
 static struct store no_store;
+static const struct libcrypto no_crypto; /* and no gate */
 static struct config config;
 static struct agenda *agenda;
 
@@ -250,7 +251,10 @@ static void begin_world(uint64_t new_seed)
 	for (int i = 0; i < HOSTS; i++)
 		hosts[i].latency = draw_between(20, 400);
 	cache = cache_create();
-	supply = (struct supply){.cache = cache, .config = &config, .store = &no_store};
+	supply = (struct supply){.crypto = &no_crypto,
+		.cache = cache,
+		.config = &config,
+		.store = &no_store};
 	agenda = agenda_new(&supply);
 	CHECK(cache && agenda);
 }
