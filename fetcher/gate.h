@@ -31,7 +31,7 @@ static inline void gate_pause(const struct gate *gate)
 /* At the end of each turn, number i, of a loop over many things that are little work each. */
 static inline void gate_pause_at(const struct gate *gate, size_t i)
 {
-	enum { STEP = 64 };
+	enum { STEP = 32 };
 
 	if (i % STEP == STEP - 1)
 		gate_pause(gate);

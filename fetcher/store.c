@@ -279,7 +279,7 @@ struct entry {
 /* A few at a time; false if there are no more. */
 static bool prune_some(const char *directory, struct descriptor *names, int64_t now)
 {
-	_Alignas(struct entry) char entries[4096];
+	_Alignas(struct entry) char entries[2048];
 	long size = -1;
 
 	if (descriptor_check(names))
