@@ -48,6 +48,12 @@ def is_ready_for(pid, how):
     return False
 
 
+def is_open(port):
+    """True if somebody listens; nobody has to be connected to, and none notices."""
+    entry = f": 0100007F:{port:04X} 00000000:0000 0A "
+    return entry in pathlib.Path("/proc/net/tcp").read_text()
+
+
 class Daemon(Server):
     """
     A server with one certificate, in files of its own that renew() replaces. Where the command that
@@ -377,6 +383,10 @@ class StunnelOfInetd(Stunnel):
 
     def renew(self, leaf):
         Daemon.renew(self, leaf)
+
+    def is_listening(self):
+        """A process for whoever looks would load the certificate, and ask, as well."""
+        return is_open(self.port)
 
     def command(self):
         inetd = [sys.executable, str(HERE / "hosts" / "inetd.py"), str(self.port)]

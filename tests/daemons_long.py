@@ -5,9 +5,11 @@ import hmac
 import pathlib
 import shutil
 import signal
+import socket
+import threading
 
 from client import Talk
-from daemons import Daemon
+from daemons import Daemon, is_open
 from daemons_web import Proxy
 from hosts_table import UNPACKED
 from servers import HERE, LIBRARY, PLAIN_ENVIRONMENT
@@ -34,6 +36,70 @@ def with_etc(directory, files):
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _PRIVATE, "sh"] + [
         *(str(etc), str(over))
     ]
+
+
+def with_user(directory, name, uid, gid):
+    """The same with one user more, and a group by its name."""
+    passwd = pathlib.Path("/etc/passwd").read_text() + f"{name}:x:{uid}:{gid}::/:/bin/false\n"
+    group = pathlib.Path("/etc/group").read_text() + f"{name}:x:{uid}:\n"
+    return with_etc(directory, {"passwd": passwd, "group": group})
+
+
+_BOUND = """set -e
+mount --bind "$1" "$2"
+shift 2
+exec "$@"
+"""
+
+
+def with_bound(source, target):
+    """What stands before a command, so that it sees at target what is at source."""
+    target.mkdir()
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOUND, "sh"] + [
+        *(str(source), str(target))
+    ]
+
+
+# The command sees, where servers look for syslog, a link to the socket $2.
+_SYSLOG = """set -e
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work"
+ln -s "$2" "$1/upper/log"
+mount -t overlay overlay -o "lowerdir=/dev,upperdir=$1/upper,workdir=$1/work" /dev
+shift 2
+exec "$@"
+"""
+
+
+class Syslog:
+    """What a command and its children log, in a file; wrapper is what stands before it."""
+
+    def __init__(self, directory):
+        self._file = directory / "syslog"
+        over, path = directory / "dev", directory / "dev-log"
+        over.mkdir()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        path.chmod(0o666)
+        self.wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SYSLOG, "sh"]
+        self.wrapper += [str(over), str(path)]
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def _write(self):
+        with self._file.open("ab", buffering=0) as out:
+            while True:
+                line = self._socket.recv(8192)
+                if not line:
+                    return
+                out.write(line.rstrip(b"\n\0") + b"\n")
+
+    def close(self):
+        """All that was sent before is in the file."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
 
 
 class Squid(Proxy):
@@ -179,7 +245,6 @@ class Trafficserver(Proxy):
 
 class Uwsgi(Daemon):
     program = "uwsgi"
-    reload_signal = signal.SIGHUP
     keeps_cache = False  # it executes itself
     shares_cache = False  # and closes, meanwhile, the connection with the responder
     has_store = False  # it is no longer root when the response comes
@@ -296,6 +361,76 @@ class Freeradius(Daemon):
 
 
 
+class Cyrus(Daemon):
+    """
+    imapd is executed by the master when it is needed, as the user cyrus, and loads the certificate
+    when a connection wants it. Its package does not go with Dovecot's, nor is its user there. It
+    logs to syslog alone.
+    """
+
+    ROOT = UNPACKED / "cyrus-imapd"
+    program = str(ROOT / "usr/sbin/cyrmaster")
+    keeps_cache = False
+    shares_cache = False
+    talk = Talk(request=b"a LOGOUT\r\n")
+    log_files = ("syslog", "shim.log")
+    _UID, _MAIL = 64004, 8
+    runs_as = _UID
+
+    def configure(self):
+        state = self.directory / "state"
+        for path in (state, state / "db", state / "mail", state / "socket"):
+            path.mkdir()
+        self.write(
+            "imapd.conf",
+            f"configdirectory: {state}\npartition-default: {state}/mail\n"
+            "defaultpartition: default\nsasl_pwcheck_method: auxprop\n"
+            f"idlesocket: {state}/socket/idle\ntls_server_cert: {self.certificate}\n"
+            f"tls_server_key: {self.key}\n",
+        )
+        self._root = self.directory / "root"  # which its user reaches
+        programs = self._root / "usr/lib/cyrus/bin"
+        files = f"-C {self.directory}/imapd.conf"
+        self.write(
+            "cyrus.conf",
+            f'START {{\n recover cmd="{programs}/ctl_cyrusdb {files} -r"\n}}\n'
+            f'SERVICES {{\n imaps cmd="{programs}/imapd {files} -U 30 -s"'
+            f' listen="127.0.0.1:{self.port}" prefork=0 maxchild=100\n}}\n',
+        )
+        self.write("shim.log", "")
+        for path in [self.directory, *self.directory.rglob("*")]:
+            shutil.chown(path, self._UID, self._MAIL)
+        self._wrapper += with_user(self.directory, "cyrus", self._UID, self._MAIL)
+        self._wrapper += with_bound(self.ROOT, self._root)
+        self._syslog = Syslog(self.directory)
+        self._wrapper += self._syslog.wrapper
+
+    def renew(self, leaf):
+        super().renew(leaf)
+        shutil.chown(self.key, self._UID, self._MAIL)
+
+    def is_listening(self):
+        return is_open(self.port)
+
+    def environment(self):
+        """Its master leaves nobody a standard error."""
+        libraries = {"LD_LIBRARY_PATH": str(self._root / "usr/lib/x86_64-linux-gnu")}
+        log = {"OCSPRELOAD_LOG": str(self.directory / "shim.log")}
+        return {**super().environment(), **libraries, **log}
+
+    def command(self):
+        files = ["-C", f"{self.directory}/imapd.conf", "-M", f"{self.directory}/cyrus.conf"]
+        master = str(self._root / "usr/sbin/cyrmaster")
+        return [master, "-l", "32", *files, "-p", f"{self.directory}/master.pid"]
+
+    def stop(self, how=None):
+        status = super().stop(how)
+        if self._syslog:
+            self._syslog.close()
+            self._syslog = None
+        return status
+
+
 class Webhook(Daemon):
     """A server in Go."""
 
@@ -334,12 +469,7 @@ class Exim(Daemon):
             f"tls_privatekey = {self.key}\nkeep_environment =\nlog_selector = +smtp_connection\n",
         )
         shutil.chown(self.directory, self._UID, self._UID)
-        files = {
-            "passwd": pathlib.Path("/etc/passwd").read_text()
-            + f"Debian-exim:x:{self._UID}:{self._UID}::/:/bin/false\n",
-            "group": pathlib.Path("/etc/group").read_text() + f"Debian-exim:x:{self._UID}:\n",
-        }
-        self._wrapper += with_etc(self.directory, files)
+        self._wrapper += with_user(self.directory, "Debian-exim", self._UID, self._UID)
 
     def renew(self, leaf):
         super().renew(leaf)
@@ -421,6 +551,7 @@ class Openvpn(Daemon):
 
 
 KINDS = [
+    Cyrus,
     Squid,
     Trafficserver,
     Uwsgi,

@@ -58,6 +58,7 @@ HOSTS = {
     "Dovecot": Host("Dovecot imap-login", "dovecot-imapd", "`dovecot.conf`, and the agent"),
     "DovecotPop3": Host("Dovecot pop3-login", "dovecot-pop3d", "`dovecot.conf`, and the agent"),
     "DovecotWithStore": Host("Dovecot, not chrooted", "dovecot-imapd", "`dovecot.conf`"),
+    "Cyrus": Host("Cyrus imapd", "cyrus-imapd", DROP_IN.format("cyrus-imapd")),
     "Postgresql": Host("PostgreSQL", "postgresql-15", "`/etc/postgresql/15/main/environment`"),
     "Mariadb": Host("MariaDB", "mariadb-server", DROP_IN.format("mariadb")),
     "Redis": Host("Redis", "redis-server", DROP_IN.format("redis-server")),

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -259,7 +260,8 @@ class Server:
 
     def shim_lines(self, *levels):
         """What the shim said, or only what it said at these levels."""
-        lines = [line for line in self.log().splitlines() if line.startswith("ocspreload[")]
+        # In a file of its own each begins with the time.
+        lines = [line for line in self.log().splitlines() if re.match(r"(\S+Z )?ocspreload\[", line)]
         if not levels:
             return lines
         return [line for line in lines if line.partition("] ")[2].partition(":")[0] in levels]

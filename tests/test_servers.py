@@ -149,8 +149,7 @@ def test_a_restart_while_the_responder_is_down_staples_at_once(
     server.stop()
     responder.stop()
     assert_strict(daemon(kind, leaf, environment=environment).handshake().staple, leaf, tmp_path)
-    # Of inetd's, each connection has a process of its own: the probe of its port may ask as well.
-    assert 1 <= responder.count(leaf) <= (2 if kind is daemons.StunnelOfInetd else 1)
+    assert responder.count(leaf) == 1
     seen(kind, hosts_table.RESTART)
 
 
