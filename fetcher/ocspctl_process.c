@@ -31,21 +31,39 @@ struct process {
 	char name[32];
 	struct buffer maps, environment, status, auxv; /* as in /proc; the texts end with a NUL */
 	bool has_shim, has_loader, is_go;
+	bool has_libssl;       /* OpenSSL's, or one that is called so */
 	bool exports;          /* what the executable has inside can be hooked */
 	struct flavour inside; /* of the executable */
 	struct flavour library;
+	size_t stranger; /* an index */
 	struct config config;
 };
 
-/* How those that are not OpenSSL, and ours, are known: by the beginning of a file's name. */
+/*
+ * How those that are not OpenSSL, and not made of it, are known: by the beginning of a file's name.
+ * The first one that is there is it: Java may load the others for its own ends.
+ */
 static const struct {
 	const char *prefix, *name;
 } strangers[] = {
+	{"libjvm.so", "Java"},
 	{"libgnutls.so", "GnuTLS"},
 	{"libnss3.so", "NSS"},
-	{"libmbedtls.so", "Mbed TLS"},
-	{"libwolfssl.so", "wolfSSL"},
-	{"libjvm.so", "Java, which has a TLS of its own"},
+	{"libmbedtls", "Mbed TLS"},
+	{"libwolfssl", "wolfSSL"},
+	{"librustls", "rustls"},
+	{"libs2n", "s2n-tls"},
+	{"libbearssl", "BearSSL"},
+	{"libbotan", "Botan"},
+	{NULL, NULL},
+};
+
+/* Servers of OpenSSL for which there is nothing to gain, by the name of the executable. */
+static const struct {
+	const char *name, *why;
+} in_vain[] = {
+	{"openvpn", "its clients never ask for a staple"},
+	{"tor", "it makes its certificates itself: there is no CA to ask about them"},
 };
 
 static bool begins(const char *text, const char *prefix)
@@ -134,16 +152,27 @@ static bool find_openssl(struct bytes file, struct flavour *out)
 /* Whose TLS a library or an executable has inside. The name stays empty if nobody's. */
 static void find_flavour(struct bytes file, struct flavour *out)
 {
-	/* AWS-LC is made of BoringSSL, and says so. */
-	static const char *const marks[] = {"AWS-LC", "BoringSSL", "LibreSSL"};
+	/* rustls may have AWS-LC inside, which is made of BoringSSL and says so. */
+	static const struct {
+		const char *text, *name;
+	} marks[] = {
+		{"/rustls-0.", "rustls"},
+		{"rustls::", "rustls"},
+		{"AWS-LC", "AWS-LC"},
+		{"BoringSSL", "BoringSSL"},
+		{"LibreSSL", "LibreSSL"},
+		{"wolfSSL ", "wolfSSL"},
+		{"mbed TLS ", "Mbed TLS"},
+		{"Mbed TLS ", "Mbed TLS"},
+	};
 	/* In what errors tell of their origin, where nobody asks for the version. */
 	static const char source[] = "ssl/ssl_lib.c";
 
 	if (!file.data || find_openssl(file, out))
 		return;
 	for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
-		if (contains(file, marks[i])) {
-			snprintf(out->name, sizeof(out->name), "%s", marks[i]);
+		if (contains(file, marks[i].text)) {
+			snprintf(out->name, sizeof(out->name), "%s", marks[i].name);
 			return;
 		}
 	if (memmem(file.data, file.size, source, sizeof(source)))
@@ -221,10 +250,12 @@ static void look_at_mapping(struct process *process, const char *range, const ch
 		process->has_loader = true;
 	if (begins(name, "libcrypto"))
 		look_at_libcrypto(process, range, path);
-	for (size_t i = 0; i < sizeof(strangers) / sizeof(*strangers); i++)
-		if (begins(name, strangers[i].prefix) && !process->library.name[0])
-			snprintf(process->library.name, sizeof(process->library.name), "%s",
-				strangers[i].name);
+	/* Not NSS', which is libssl3.so. */
+	if (begins(name, "libssl.") || begins(name, "libssl-"))
+		process->has_libssl = true;
+	for (size_t i = 0; i < process->stranger; i++)
+		if (begins(name, strangers[i].prefix))
+			process->stranger = i;
 }
 
 /* Lines of "RANGE PERMISSIONS OFFSET DEVICE INODE PATH"; a file begins where its OFFSET is 0. */
@@ -284,18 +315,26 @@ static void load_config(struct process *process)
 	config_load(&process->config, environment, CONFIG_FILE);
 }
 
+/* The name of its file; "" if it cannot be had. */
+static const char *executable_name(const struct process *process, char buffer[PATH_MAX])
+{
+	char link[64];
+	ssize_t size;
+
+	snprintf(link, sizeof(link), "/proc/%s/exe", process->pid);
+	size = readlink(link, buffer, PATH_MAX - 1);
+	buffer[size > 0 ? size : 0] = '\0';
+	return base_name(buffer);
+}
+
 static bool is_listed(const struct process *process)
 {
 	const char *only = process->config.only;
-	char link[64], target[PATH_MAX];
+	char target[PATH_MAX];
 	struct buffer command = {0};
-	ssize_t size;
 	bool listed;
 
-	snprintf(link, sizeof(link), "/proc/%s/exe", process->pid);
-	size = readlink(link, target, sizeof(target) - 1);
-	target[size > 0 ? size : 0] = '\0';
-	listed = config_lists(only, base_name(target)) ||
+	listed = config_lists(only, executable_name(process, target)) ||
 		 (!read_proc(process, "cmdline", &command) &&
 			 config_lists(only, base_name((const char *)command.data)));
 	buffer_free(&command);
@@ -316,9 +355,21 @@ static const char *why_not_loaded(const struct process *process)
 	return "libocspreload.so is not in it: LD_PRELOAD did not name it when it was started";
 }
 
+/* Whose TLS that is not OpenSSL's it has, or NULL. */
+static const char *find_foreign(const struct process *process)
+{
+	if (process->library.name[0] && !process->library.is_openssl)
+		return process->library.name;
+	if (strangers[process->stranger].name)
+		return strangers[process->stranger].name;
+	return process->inside.name[0] ? process->inside.name : NULL;
+}
+
 /* Appends why a TLS that is not OpenSSL, or cannot be reached, is out of reach. */
 static bool explain_foreign(const struct process *process, struct buffer *out)
 {
+	const char *foreign;
+
 	if (process->is_go)
 		return buffer_printf(out, "it is written in Go, which has a TLS of its own");
 	if (!process->has_loader)
@@ -329,9 +380,14 @@ static bool explain_foreign(const struct process *process, struct buffer *out)
 		return buffer_printf(out,
 			"it has %s inside and does not export it: there is nothing to hook",
 			process->inside.name);
-	if (process->inside.name[0] || process->library.name[0])
-		return buffer_printf(out, "its TLS is not OpenSSL's but that of %s",
-			process->library.name[0] ? process->library.name : process->inside.name);
+	foreign = find_foreign(process);
+	if (foreign)
+		return buffer_printf(out, "its TLS is not OpenSSL's but that of %s", foreign);
+	if (process->library.is_openssl)
+		return buffer_printf(out,
+			"it has loaded %s's libcrypto, but not its libssl: if it has a TLS, that "
+			"is another's",
+			process->library.name);
 	return buffer_printf(out,
 		"it has loaded no TLS library; the process that shakes hands may "
 		"be another, its parent or its child");
@@ -340,11 +396,16 @@ static bool explain_foreign(const struct process *process, struct buffer *out)
 /* Leaves *out empty where nothing stands in the way. False when memory ran out. */
 static bool explain(struct process *process, struct buffer *out)
 {
-	bool can_be_hooked =
-		process->library.is_openssl || (process->inside.is_openssl && process->exports);
+	bool can_be_hooked = (process->library.is_openssl && process->has_libssl) ||
+			     (process->inside.is_openssl && process->exports);
+	char target[PATH_MAX];
+	const char *name = executable_name(process, target);
 
 	if (!can_be_hooked || !process->has_loader)
 		return explain_foreign(process, out);
+	for (size_t i = 0; i < sizeof(in_vain) / sizeof(*in_vain); i++)
+		if (strcmp(name, in_vain[i].name) == 0)
+			return buffer_printf(out, "%s", in_vain[i].why);
 	if (!process->has_shim)
 		return buffer_printf(out, "%s", why_not_loaded(process));
 	load_config(process);
@@ -376,6 +437,7 @@ static int print_findings(struct process *process)
 {
 	struct buffer why = {0};
 	const struct flavour *flavour;
+	const char *stranger = strangers[process->stranger].name;
 	bool is_filtered = strstr((const char *)process->status.data, "\nSeccomp:\t2") != NULL;
 	int code = EXIT_NOT_GOOD;
 
@@ -386,9 +448,10 @@ static int print_findings(struct process *process)
 			(const char *)why.data);
 	} else {
 		flavour = process->library.is_openssl ? &process->library : &process->inside;
-		printf("ok: %s (%s): libocspreload.so is in it, and %s%s; ask about its "
+		printf("ok: %s (%s): libocspreload.so is in it, and %s%s%s%s%s; ask about its "
 		       "certificates, too\n",
-			process->pid, process->name, flavour->name,
+			process->pid, process->name, flavour->name, stranger ? " (also " : "",
+			stranger ? stranger : "", stranger ? ", which is out of reach)" : "",
 			is_filtered ? ", and a seccomp filter that may forbid it to fetch" : "");
 		code = EXIT_GOOD;
 	}
@@ -398,7 +461,8 @@ static int print_findings(struct process *process)
 
 int examine_process(const char *pid)
 {
-	struct process process = {.pid = pid};
+	enum { NOBODY = sizeof(strangers) / sizeof(*strangers) - 1 };
+	struct process process = {.pid = pid, .stranger = NOBODY};
 	const char *why = read_proc(&process, "maps", &process.maps);
 	int code;
 

@@ -14,6 +14,7 @@ from support import wait_until
 
 pytestmark = plain_build_only
 
+CC = os.environ.get("CC", "cc")
 LOADED = "libocspreload.so is in it, and OpenSSL"
 
 
@@ -147,9 +148,10 @@ def test_a_process_that_has_loaded_no_tls_says_so(start):
     "library, name",
     [
         ("libgnutls.so.30", "GnuTLS"),
+        ("libnss3.so", "NSS"),
         ("/usr/lib/x86_64-linux-gnu/android/libcrypto.so.0", "BoringSSL"),
     ],
-    ids=["gnutls", "boringssl"],
+    ids=["gnutls", "nss", "boringssl"],
 )
 def test_the_tls_of_others_is_called_by_its_name(start, library, name):
     wait = f"import ctypes, sys; ctypes.CDLL({library!r}); sys.stdin.read()"
@@ -164,7 +166,7 @@ def test_the_tls_of_others_is_called_by_its_name(start, library, name):
 def compiled(tmp_path, text, *options):
     program = tmp_path / "program"
     subprocess.run(
-        [os.environ.get("CC", "cc"), "-o", program, "-x", "c", "-", "-x", "none", *options],
+        [CC, "-o", program, "-x", "c", "-", "-x", "none", *options],
         input=text,
         text=True,
         check=True,
@@ -178,6 +180,100 @@ HAS_OPENSSL = (
     "int main(void) { SSL_CTX_set_ex_data(SSL_CTX_new(TLS_server_method()), 0, 0); pause(); }\n"
 )
 INSIDE = ["-l:libssl.a", "-l:libcrypto.a"]
+
+
+def linked_with(tmp_path, libraries):
+    """A program that waits, linked with libraries of these names and with these texts inside."""
+    for name, text in libraries.items():
+        subprocess.run(
+            [CC, "-shared", "-o", tmp_path / name, "-x", "c", "-"],
+            input=f'const char text[] = "{text}";\n',
+            text=True,
+            check=True,
+        )
+    names = [f"-l:{name}" for name in libraries]
+    return compiled(
+        tmp_path, WAITS, "-Wl,--no-as-needed", f"-L{tmp_path}", *names, f"-Wl,-rpath,{tmp_path}"
+    )
+
+
+@pytest.mark.parametrize(
+    "name, libraries",
+    [
+        ("Java", {"libjvm.so": ""}),
+        ("Java", {"libjvm.so": "", "libnss3.so": ""}),
+        ("GnuTLS", {"libgnutls.so.30": ""}),
+        ("NSS", {"libnss3.so": "", "libssl3.so": ""}),
+        ("Mbed TLS", {"libmbedtls.so.14": ""}),
+        ("wolfSSL", {"libwolfssl.so.35": ""}),
+        ("rustls", {"librustls.so": "AWS-LC 1.29.0"}),
+        ("s2n-tls", {"libs2n.so.1": ""}),
+        ("BearSSL", {"libbearssl.so.6": ""}),
+        ("Botan", {"libbotan-2.so.19": ""}),
+        ("LibreSSL", {"libcrypto.so.52": "LibreSSL 3.8.2", "libssl.so.55": ""}),
+        ("BoringSSL", {"libcrypto.so": "BoringSSL", "libssl.so": ""}),
+        (
+            "AWS-LC",
+            {"libcrypto-awslc.so.0": "AWS-LC 1.29.0\0BoringSSL", "libssl-awslc.so.0": ""},
+        ),
+        # Of a module of SASL's, say, in a server of GnuTLS.
+        ("GnuTLS", {"libcrypto.so.3": "OpenSSL 3.0.19 27 Jan 2026", "libgnutls.so.30": ""}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_a_library_that_is_not_openssl_is_called_by_its_name(start, tmp_path, name, libraries):
+    program = linked_with(tmp_path, libraries)
+    pid = start(program, environment=PRELOAD, until=has_libc)
+    assert doctor(pid, 1).endswith(f"its TLS is not OpenSSL's but that of {name}")
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("rustls", "/registry/src/index.crates.io-1949cf8c6b5b557f/rustls-0.23.20/src/conn.rs"),
+        ("rustls", "rustls::server::hs AWS-LC 1.29.0"),
+        ("AWS-LC", "AWS-LC 1.29.0 BoringSSL"),
+        ("BoringSSL", "OpenSSL 1.1.1 (compatible; BoringSSL)"),
+        ("LibreSSL", "LibreSSL 3.8.2"),
+        ("wolfSSL", "wolfSSL 5.5.4"),
+        ("Mbed TLS", "mbed TLS 2.28.3"),
+        ("Mbed TLS", "Mbed TLS 3.6.2"),
+    ],
+)
+def test_a_tls_inside_a_program_is_called_by_its_name(start, tmp_path, name, text):
+    program = compiled(tmp_path, f'__attribute__((used)) const char text[] = "{text}";\n{WAITS}')
+    pid = start(program, environment=PRELOAD, until=has_libc)
+    assert doctor(pid, 1).endswith(f"its TLS is not OpenSSL's but that of {name}")
+
+
+def test_libcrypto_alone_is_no_tls(start, tmp_path):
+    program = linked_with(tmp_path, {"libcrypto.so.3": "OpenSSL 3.0.19 27 Jan 2026"})
+    pid = start(program, environment=PRELOAD, until=has_libc)
+    assert "it has loaded OpenSSL 3.0.19's libcrypto, but not its libssl" in doctor(pid, 1)
+
+
+def test_a_second_tls_beside_openssl_is_named(start, tmp_path):
+    openssl = {"libcrypto.so.3": "OpenSSL 3.0.19 27 Jan 2026", "libssl.so.3": ""}
+    program = linked_with(tmp_path, {**openssl, "libgnutls.so.30": ""})
+    pid = start(program, environment=PRELOAD, until=lambda pid: "libgnutls" in maps(pid))
+    assert f"{LOADED} 3.0.19 (also GnuTLS, which is out of reach); " in doctor(pid, 0)
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("openvpn", "its clients never ask for a staple"),
+        ("tor", "it makes its certificates itself: there is no CA to ask about them"),
+    ],
+)
+@pytest.mark.parametrize("environment", [PRELOAD, {}], ids=["loaded", "not loaded"])
+def test_where_there_is_nothing_to_gain_nothing_is_advised(
+    start_openssl, public, name, why, environment
+):
+    program = public / name
+    shutil.copy("/usr/bin/openssl", program)
+    pid = start_openssl(environment, program)
+    assert doctor(pid, 1) == f"not stapled: {pid} ({name}): {why}"
 
 
 def test_a_static_program_cannot_be_preloaded(start, tmp_path):
