@@ -72,6 +72,7 @@ class Daemon(Server):
     keeps_cache = True  # over a reload
     is_steady = True  # no connection is refused or cut off by a reload
     shares_cache = True  # all its processes descend from one that loaded the certificate
+    logs_to_stdout = True  # some do
     log_files = ("error.log",)
 
     def __init__(self, directory, shim, leaf, **options):

@@ -6,13 +6,14 @@ import pathlib
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 
 from client import Talk
 from daemons import Daemon, is_open
 from daemons_web import Proxy
 from hosts_table import UNPACKED
-from servers import HERE, LIBRARY, PLAIN_ENVIRONMENT
+from servers import BUILD, HERE, LIBRARY, PLAIN_ENVIRONMENT
 from support import free_port, wait_until
 
 # The command sees an /etc of its own, with $2 laid over it; the machine's stays as it is.
@@ -100,6 +101,21 @@ class Syslog:
             last.sendto(b"", self._socket.getsockname())
         self._thread.join()
         self._socket.close()
+
+
+class LogsToSyslog(Daemon):
+    log_files = ("syslog",)
+
+    def configure(self):
+        self._syslog = Syslog(self.directory)
+        self._wrapper += self._syslog.wrapper
+
+    def stop(self, how=None):
+        status = super().stop(how)
+        if self._syslog:
+            self._syslog.close()
+            self._syslog = None
+        return status
 
 
 class Squid(Proxy):
@@ -294,7 +310,7 @@ class Znc(Daemon):
         return ["znc", "--foreground", "--datadir", str(self.directory)]
 
 
-class PureFtpd(Daemon):
+class PureFtpd(LogsToSyslog):
     """A process for each connection. Its package does not go with vsftpd's."""
 
     program = str(UNPACKED / "pure-ftpd/usr/sbin/pure-ftpd")
@@ -361,11 +377,10 @@ class Freeradius(Daemon):
 
 
 
-class Cyrus(Daemon):
+class Cyrus(LogsToSyslog):
     """
     imapd is executed by the master when it is needed, as the user cyrus, and loads the certificate
-    when a connection wants it. Its package does not go with Dovecot's, nor is its user there. It
-    logs to syslog alone.
+    when a connection wants it. Its package does not go with Dovecot's, nor is its user there.
     """
 
     ROOT = UNPACKED / "cyrus-imapd"
@@ -402,8 +417,7 @@ class Cyrus(Daemon):
             shutil.chown(path, self._UID, self._MAIL)
         self._wrapper += with_user(self.directory, "cyrus", self._UID, self._MAIL)
         self._wrapper += with_bound(self.ROOT, self._root)
-        self._syslog = Syslog(self.directory)
-        self._wrapper += self._syslog.wrapper
+        super().configure()
 
     def renew(self, leaf):
         super().renew(leaf)
@@ -423,13 +437,6 @@ class Cyrus(Daemon):
         master = str(self._root / "usr/sbin/cyrmaster")
         return [master, "-l", "32", *files, "-p", f"{self.directory}/master.pid"]
 
-    def stop(self, how=None):
-        status = super().stop(how)
-        if self._syslog:
-            self._syslog.close()
-            self._syslog = None
-        return status
-
 
 class Webhook(Daemon):
     """A server in Go."""
@@ -441,6 +448,29 @@ class Webhook(Daemon):
         return ["webhook", "-ip", "127.0.0.1", "-port", str(self.port), "-secure"] + [
             *("-cert", str(self.certificate), "-key", str(self.key), "-nopanic"),
         ]
+
+
+class Java(Daemon):
+    """A server in Java, with the TLS that it comes with."""
+
+    program = "java"
+    reload_signal = None
+    exit_status = 128 + signal.SIGTERM
+    _JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+
+    def configure(self):
+        """Compiles it, which takes the longest of all, once."""
+        source = HERE / "hosts" / "java_server.java"
+        self._classes = BUILD / "hosts"
+        done = self._classes / "JavaServer.class"
+        if not done.exists() or done.stat().st_mtime < source.stat().st_mtime:
+            # As javac does, which a runtime alone lacks.
+            compiler = ["-m", "jdk.compiler/com.sun.tools.javac.Main", "-d", str(self._classes)]
+            subprocess.run([*self._JAVA, *compiler, str(source)], env=PLAIN_ENVIRONMENT, check=True)
+
+    def command(self):
+        files = [str(self.certificate), str(self.key)]
+        return [*self._JAVA, "-cp", str(self._classes), "JavaServer", str(self.port), *files]
 
 
 class Exim(Daemon):
@@ -563,6 +593,7 @@ KINDS = [
 # They are not, and cannot be, stapled for.
 OUT_OF_REACH = [
     Webhook,
+    Java,
     Exim,
     Tor,
     Boringssl,

@@ -10,11 +10,14 @@ import dataclasses
 import datetime
 import os
 import pathlib
+import re
 import subprocess
 
 FILE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "servers.md"
 BEGIN = "<!-- The table is written by the tests: CONTRIBUTING.md. -->"
 END = "<!-- The end of the table. -->"
+BEGIN_OUT = "<!-- And so is this one. -->"
+END_OUT = "<!-- Its end. -->"
 
 # Where scripts/unpack puts what cannot be installed beside others, by what its package begins with.
 UNPACKED = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -25,13 +28,15 @@ FIRST = "first handshake"
 RELOAD = "reload"
 RESTART = "restart, responder down"
 COLUMNS = (FIRST, RELOAD, RESTART)
+# Or instead, in the doctor's words.
+WHY_NOT = "why not"
 
 
 @dataclasses.dataclass
 class Host:
     title: str
     package: str  # Debian's, for its version; None where it has none
-    how: str
+    how: str = None  # it is switched on; None where it is of no use
     program: str = None  # which says its version, where there is no package to ask
 
 
@@ -71,7 +76,7 @@ HOSTS = {
     "PythonServer": Host("Python, `ssl`", "python3", PREFIX.format("python3")),
     "Asyncio": Host("Python, `asyncio`", "python3", PREFIX.format("python3")),
     "Gunicorn": Host("gunicorn, sync workers", "gunicorn", PREFIX.format("gunicorn")),
-    "Uwsgi": Host("uWSGI", "uwsgi-core", DROP_IN.format("uwsgi")),
+    "Uwsgi": Host("uWSGI", "uwsgi-core", DROP_IN.format("uwsgi-app@NAME")),
     "Uvicorn": Host("uvicorn", "python3-uvicorn", PREFIX.format("uvicorn")),
     "Twisted": Host("Twisted", "python3-twisted", PREFIX.format("twistd3")),
     "Nodejs": Host("Node.js, as installed", None, PREFIX.format("node"), "node"),
@@ -92,13 +97,20 @@ HOSTS = {
     "Socat": Host("socat", "socat", PREFIX.format("socat")),
     "Ncat": Host("Ncat", "ncat", PREFIX.format("ncat")),
     "SServer": Host("`openssl s_server`", "openssl", PREFIX.format("openssl s_server")),
+    "Exim": Host("Exim", "exim4-daemon-light"),
+    "Webhook": Host("webhook, in Go", "webhook"),
+    "Java": Host("Java, its own TLS", None, program="java"),
+    "Boringssl": Host("a program of BoringSSL", "android-libboringssl"),
+    "Tor": Host("Tor, a relay in its sandbox", "tor"),
+    "Openvpn": Host("OpenVPN", "openvpn"),
 }
 
 
 def _version(host):
     """Upstream's, without Debian's epoch and revision."""
     if host.program:
-        return subprocess.check_output([host.program, "--version"], text=True).strip(" v\n")
+        output = subprocess.check_output([host.program, "--version"], text=True)
+        return re.search(r"\d+(\.\d+)+", output).group()
     output = subprocess.run(
         ["dpkg-query", "-W", "-f", "${source:Upstream-Version}\n", host.package],
         capture_output=True,
@@ -106,7 +118,7 @@ def _version(host):
         check=False,
     ).stdout.strip()
     if not output:
-        name = host.package.removesuffix("-core")
+        name = host.package.removesuffix("-core").removesuffix("-daemon-light")
         output = (UNPACKED / name / "VERSION").read_text().strip().rpartition("-")[0]
     for mark in ("+dfsg", "~dfsg", "+ds", "+deb", "+git", "+really"):
         output = output.partition(mark)[0]
@@ -130,6 +142,27 @@ def _lines(seen):
         yield f"| {host.title} | {version} | {host.how} | " + " | ".join(cells) + " |"
 
 
+def _lines_out(seen):
+    yield "| server | version | `ocspctl doctor PID` |"
+    yield "|---|---|---|"
+    for name, host in HOSTS.items():
+        if WHY_NOT in seen.get(name, {}):
+            yield f"| {host.title} | {_version(host)} | {seen[name][WHY_NOT]} |"
+
+
+def _replace(text, begin, end, lines):
+    head, rest = text.split(begin)
+    table = "\n".join(lines)
+    return f"{head}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+
+
+def rows(text, begin, end):
+    """The cells of a table in the document."""
+    lines = text.partition(begin)[2].partition(end)[0].splitlines()
+    table = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in table[2:]]
+
+
 def write(reports):
     """reports: pytest's, of the tests that passed."""
     seen = {}
@@ -140,11 +173,8 @@ def write(reports):
                 found = seen.setdefault(name, {})
                 # Without the agent says more than with it.
                 found[what] = min(found.get(what, value), value, key=len)
-    text = FILE.read_text()
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    table = "\n".join(_lines(seen))
-    FILE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+    text = _replace(FILE.read_text(), BEGIN, END, _lines(seen))
+    FILE.write_text(_replace(text, BEGIN_OUT, END_OUT, _lines_out(seen)))
 
 
 def is_wanted():

@@ -179,6 +179,8 @@ class Server:
     the command (valgrind, unshare).
     """
 
+    logs_to_stdout = False
+
     def __init__(self, directory, shim, environment=None, wrapper=()):
         self.directory = directory
         self.port = free_port()
@@ -206,7 +208,7 @@ class Server:
                 env=self.environment(),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stderr if self.logs_to_stdout else subprocess.DEVNULL,
                 stderr=stderr,
             )
         self.wait_ready()

@@ -12,6 +12,7 @@ import socket
 import subprocess
 
 import daemons_long
+import hosts_table
 import pytest
 from conftest import needs_root, plain_build_only
 from servers import BUILD, LIBRARY, PLAIN_ENVIRONMENT, children, is_alive, threads
@@ -20,11 +21,32 @@ from support import free_port, wait_until
 pytestmark = [needs_root, plain_build_only]
 
 WHY = {
-    daemons_long.Webhook: "it is written in Go",
+    daemons_long.Webhook: "it is written in Go, which has a TLS of its own",
+    daemons_long.Java: "its TLS is not OpenSSL's but that of Java",
     daemons_long.Exim: "its TLS is not OpenSSL's but that of GnuTLS",
     daemons_long.Boringssl: "its TLS is not OpenSSL's but that of BoringSSL",
-    daemons_long.Tor: "a seccomp filter that may forbid it to fetch",
+    daemons_long.Tor: "it makes its certificates itself: there is no CA to ask about them",
+    daemons_long.Openvpn: "its clients never ask for a staple",
 }
+
+
+def test_every_server_in_the_document_is_stapled_for_or_has_the_doctors_reason():
+    text = hosts_table.FILE.read_text()
+    reached = hosts_table.rows(text, hosts_table.BEGIN, hosts_table.END)
+    assert all(first.startswith("stapled") for _, _, _, first, *_ in reached)
+    others = hosts_table.rows(text, hosts_table.BEGIN_OUT, hosts_table.END_OUT)
+    assert {title: why for title, _, why in others} == {
+        hosts_table.HOSTS[kind.__name__].title: why for kind, why in WHY.items()
+    }
+    there = {title for title, *_ in reached + others}
+    assert {host.title for host in hosts_table.HOSTS.values()} - there <= {"Dovecot, not chrooted"}
+    assert len(there) >= 38
+
+
+def assert_doctor_says_why(server, kind):
+    line = doctor(server.pid)
+    assert line.startswith(f"not stapled: {server.pid} (")
+    assert line.rstrip("\n").partition("): ")[2] == WHY[kind]
 
 
 def doctor(pid):
@@ -43,31 +65,34 @@ def doctor(pid):
     "kind", daemons_long.OUT_OF_REACH, ids=lambda kind: kind.__name__.lower()
 )
 def test_runs_as_without_the_shim_and_the_doctor_says_why_nothing_is_stapled(
-    daemon, kind, issue, responder
+    daemon, kind, issue, responder, seen
 ):
     leaf = issue(kind="rsa")
-    seen, trouble, counts = [], [], []
+    outcomes, trouble, counts = [], [], []
     for with_shim in (False, True):
         server = daemon(kind, leaf, with_shim)
         results = [server.handshake(tls=tls) for tls in ("1.2", "1.3", "1.3")]
         assert not any(result.stapled for result in results)
         assert is_alive(server.pid)
         if with_shim:
-            assert WHY[kind] in doctor(server.pid)
+            assert_doctor_says_why(server, kind)
+            assert "ocspreload" not in threads(server.pid)
         counts.append(len(threads(server.pid)))
         answers = [(result.version, result.answer[:12]) for result in results]
-        seen.append((answers, server.stop()))
+        outcomes.append((answers, server.stop()))
         trouble.append(server.trouble())
-    assert seen[0] == seen[1]
+    assert outcomes[0] == outcomes[1]
     assert not trouble[1] - trouble[0]
-    # Go has as many as it sees fit.
-    assert counts[0] == counts[1] or kind is daemons_long.Webhook
+    # Go and Java have as many as they see fit.
+    assert counts[0] == counts[1] or kind in (daemons_long.Webhook, daemons_long.Java)
     assert not responder.asked
     assert not server.shim_lines("error", "warning", "info")
+    seen(kind, hosts_table.WHY_NOT, WHY[kind])
 
 
-def test_openvpn_whose_clients_never_ask_connects_as_without_the_shim(daemon, issue):
+def test_openvpn_whose_clients_never_ask_connects_as_without_the_shim(daemon, issue, seen):
     leaf = issue(kind="rsa")
+    trouble = []
     for with_shim in (False, True):
         server = daemon(daemons_long.Openvpn, leaf, with_shim)
         log = server.directory / "client.log"
@@ -78,8 +103,13 @@ def test_openvpn_whose_clients_never_ask_connects_as_without_the_shim(daemon, is
         with ended(client):
             done = "Initialization Sequence Completed"
             wait_until(lambda: done in log.read_text() and done in server.log(), what=server.log)
+        if with_shim:
+            assert_doctor_says_why(server, daemons_long.Openvpn)
         assert server.stop() == 0
+        trouble.append(server.trouble())
         assert not server.shim_lines("error", "warning")
+    assert not trouble[1] - trouble[0]
+    seen(daemons_long.Openvpn, hosts_table.WHY_NOT, WHY[daemons_long.Openvpn])
 
 
 @contextlib.contextmanager
