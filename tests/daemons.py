@@ -73,6 +73,7 @@ class Daemon(Server):
     is_steady = True  # no connection is refused or cut off by a reload
     shares_cache = True  # all its processes descend from one that loaded the certificate
     logs_to_stdout = True  # some do
+    patience = 30  # how it ends is compared: not how busy the machine is
     log_files = ("error.log",)
 
     def __init__(self, directory, shim, leaf, **options):
@@ -691,8 +692,8 @@ class Dovecot(Daemon):
 
     def handshake(self, **options):
         result = super().handshake(**options)
-        # What it says first when another of its processes is still starting.
-        if result.answer.startswith(b"* OK Waiting"):
+        # What it says, now and then, while another of its processes is still starting.
+        while result.answer.startswith(b"* OK Waiting"):
             result.answer = result.answer.partition(b"\r\n")[2]
         return result
 

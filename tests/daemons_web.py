@@ -99,7 +99,8 @@ class Nghttpx(Proxy):
     """It has a callback of its own always; its own fetcher is off."""
 
     program = "nghttpx"
-    reload_signal = None
+    reload_signal = signal.SIGHUP
+    keeps_cache = False  # a new process loads the certificate
     exit_status = -signal.SIGTERM
 
     def configure(self):
@@ -110,6 +111,19 @@ class Nghttpx(Proxy):
             f"workers=1\nno-ocsp=yes\nerrorlog-file={self.directory}/error.log\n"
             "accesslog-file=/dev/null\n",
         )
+
+    def wait_ready(self):
+        """A signal before that is its end, without the shim, too."""
+        super().wait_ready()
+        wait_until(lambda: self._started() >= 1, 60, what=self.log)
+
+    def _started(self):
+        return self.log().count("Created worker thread")
+
+    def reload(self):
+        started = self._started()
+        super().reload()
+        wait_until(lambda: self._started() > started, what=self.log)
 
     def trouble(self):
         """Which of its processes sees the other end first is a matter of moments."""
@@ -128,6 +142,15 @@ class Script(Daemon):
     def command(self):
         files = [str(self.certificate), str(self.key)]
         return [self.program, str(HERE / "hosts" / self.script), str(self.port), *files]
+
+
+class PythonServer(Script):
+    program = "/usr/bin/python3"
+    script = "python_server.py"
+    exit_status = -signal.SIGTERM
+
+    def command(self):
+        return [self.program, str(HERE / "hosts" / self.script), str(self.port), str(self.both)]
 
 
 class Asyncio(Script):
@@ -212,6 +235,17 @@ class Nodejs(Script):
     exit_status = -signal.SIGTERM
 
 
+class SServer(Daemon):
+    program = "openssl"
+    reload_signal = None
+    exit_status = -signal.SIGTERM
+
+    def command(self):
+        files = [*("-cert", str(self.certificate)), *("-key", str(self.key))]
+        files += ["-cert_chain", str(self.chain)]
+        return ["openssl", "s_server", "-accept", f"127.0.0.1:{self.port}", "-www", *files]
+
+
 class Socat(Daemon):
     program = "socat"
     reload_signal = None
@@ -240,12 +274,14 @@ KINDS = [
     Hitch,
     H2o,
     Nghttpx,
+    PythonServer,
     Asyncio,
     Uvicorn,
     Twisted,
     Puma,
     Perl,
     Nodejs,
+    SServer,
     Socat,
     Ncat,
 ]

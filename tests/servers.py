@@ -180,6 +180,7 @@ class Server:
     """
 
     logs_to_stdout = False
+    patience = 10  # seconds until it is killed
 
     def __init__(self, directory, shim, environment=None, wrapper=()):
         self.directory = directory
@@ -235,7 +236,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(how)
         try:
-            process.wait(10)
+            process.wait(self.patience)
         except subprocess.TimeoutExpired:
             process.kill()
         for pid in pids[1:]:

