@@ -161,11 +161,21 @@ class Squid(Proxy):
     def environment(self):
         return PLAIN_ENVIRONMENT
 
+    def wait_ready(self):
+        """Until what it says of its start cannot be taken for what it says of a reload."""
+        super().wait_ready()
+        wait_until(lambda: self._accepting() >= 1, 60, what=self.log)
+
+    def _accepting(self):
+        log = self.directory / "cache.log"
+        return log.read_text().count("Accepting reverse-proxy") if log.exists() else 0
+
     def reload(self):
         """Between the old sockets and the new ones it listens to none."""
-        ready = self.log().count("Accepting reverse-proxy")
+        ready = self._accepting()
         super().reload()
-        wait_until(lambda: self.log().count("Accepting reverse-proxy") > ready, what=self.log)
+        # It says so a moment before it is true.
+        wait_until(lambda: self._accepting() > ready and is_open(self.port), what=self.log)
 
     def command(self):
         name = f"test{self.port}"  # of what it shares with its worker
