@@ -433,6 +433,11 @@ class Cyrus(LogsToSyslog):
         super().renew(leaf)
         shutil.chown(self.key, self._UID, self._MAIL)
 
+    def trouble(self):
+        """Whether an imapd is ready for the signal that ends it is a matter of moments."""
+        ended = "signaled to death by signal  (Terminated)"
+        return {line for line in super().trouble() if ended not in line}
+
     def is_listening(self):
         return is_open(self.port)
 
