@@ -31,6 +31,7 @@ enum {
 	/* For how long a sign of somebody counts where no response is held. */
 	COMMON_LIFE = 3600 * 1000,
 	LONGEST_LIFE = 366 * 24 * 3600, /* seconds; longer ones exist on paper only */
+	ENDS_INTERVAL = 1, /* seconds between two looks whether a standby is still wanted */
 };
 
 /*
@@ -99,6 +100,26 @@ static bool mutex_lock(pthread_mutex_t *mutex)
 static bool mutex_trylock(pthread_mutex_t *mutex)
 {
 	return mutex_taken(mutex, pthread_mutex_trylock(mutex));
+}
+
+/*
+ * False if ends says true, which it is asked now and then: nobody but the owner could wake who
+ * waits here, and the owner may be another process.
+ */
+static bool mutex_lock_unless(pthread_mutex_t *mutex, bool (*ends)(void))
+{
+	struct timespec until;
+	int result;
+
+	do {
+		if (ends && ends())
+			return false;
+		/* The one clock that every libc has for this. */
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += ENDS_INTERVAL;
+		result = pthread_mutex_timedlock(mutex, &until);
+	} while (result == ETIMEDOUT);
+	return mutex_taken(mutex, result);
 }
 
 /* Not FUTEX_PRIVATE: the other side may be another process. */
@@ -851,17 +872,17 @@ int cache_stand_by(struct cache *cache)
 }
 
 /* From place to place: who holds one waits for the one before it, the first for the leader's. */
-bool cache_lead(struct cache *cache, int place)
+bool cache_lead(struct cache *cache, int place, bool (*ends)(void))
 {
 	bool moves = true;
 
 	for (; moves && place > 0; place--) {
-		moves = mutex_lock(&cache->standby[place - 1]);
+		moves = mutex_lock_unless(&cache->standby[place - 1], ends);
 		pthread_mutex_unlock(&cache->standby[place]);
 	}
 	if (!moves)
 		return false;
-	moves = mutex_lock(&cache->leader);
+	moves = mutex_lock_unless(&cache->leader, ends);
 	pthread_mutex_unlock(&cache->standby[0]);
 	return moves;
 }

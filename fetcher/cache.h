@@ -262,8 +262,12 @@ void cache_wake(struct cache *cache);
 enum { CACHE_STANDBYS = 2 };
 int cache_stand_by(struct cache *cache);
 
-/* The standby then sleeps until those before it are gone, and leads until its thread ends. */
-bool cache_lead(struct cache *cache, int place);
+/*
+ * The standby then sleeps until those before it are gone, and leads until its thread ends or
+ * resigns. It gives its place back, and false is returned, within a second of the moment from which
+ * on ends says true; NULL never does.
+ */
+bool cache_lead(struct cache *cache, int place, bool (*ends)(void));
 
 /* The leader leads no longer; only for its thread, which must not touch the cache any more. */
 void cache_resign(struct cache *cache);

@@ -12,11 +12,14 @@
 #ifndef OCSPRELOAD_GATE_H
 #define OCSPRELOAD_GATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct gate {
 	void (*enter)(void);
 	void (*leave)(void);
+	/* True when the thread is to end; looked at between two errands. NULL: never. */
+	bool (*ends)(void);
 };
 
 /* Between two pieces. NULL: who works here holds no gate. */

@@ -78,6 +78,7 @@
 	F(OPENSSL_sk_num)                      \
 	F(OPENSSL_sk_push)                     \
 	F(OPENSSL_sk_value)                    \
+	F(OPENSSL_thread_stop)                 \
 	F(PEM_read_bio_PKCS7)                  \
 	F(PEM_read_bio_X509)                   \
 	F(PEM_read_bio_X509_AUX)               \

@@ -301,12 +301,18 @@ static struct flight *free_flight(struct loop *loop)
 	return NULL;
 }
 
+static bool ends(const struct loop *loop)
+{
+	return loop->gate->ends && loop->gate->ends();
+}
+
 /* Begins all that is due, as far as there is room. */
 static void begin_due(struct loop *loop)
 {
 	struct flight *flight;
 
-	while ((flight = free_flight(loop)) && agenda_next(loop->agenda, &flight->errand)) {
+	while (!ends(loop) && (flight = free_flight(loop)) &&
+		agenda_next(loop->agenda, &flight->errand)) {
 		if (!begin_fetch(loop, flight)) {
 			agenda_withdraw(loop->agenda, flight->errand.slot);
 			flight->errand.slot = NULL;
@@ -432,6 +438,18 @@ static void sleep_outside(struct loop *loop)
 		agenda_stir(loop->agenda);
 }
 
+static void lead(struct loop *loop)
+{
+	while (!ends(loop)) {
+		look_around(loop);
+		begin_due(loop);
+		if (loop->in_flight > 0)
+			step_flights(loop);
+		else
+			sleep_outside(loop);
+	}
+}
+
 void loop_run(const struct supply *supply, const struct gate *gate)
 {
 	struct supply own = *supply;
@@ -451,21 +469,17 @@ void loop_run(const struct supply *supply, const struct gate *gate)
 	own.crypto = &loop.crypto;
 	loop.crypto.gate = gate;
 	loop.crypto.memo = certificate_memo_new(MEMO_PLACES);
-	if (!loop.tools.resolver || !loop.agenda) {
-		agenda_free(loop.agenda);
-		connections_free(loop.tools.connections);
-		if (loop.tools.resolver)
-			resolver_free(loop.tools.resolver);
-		certificate_memo_free(&loop.crypto);
-		return;
+	if (loop.tools.resolver && loop.agenda) {
+		store_prune(supply->store, clock_wall() / 1000, gate);
+		lead(&loop);
 	}
-	store_prune(supply->store, clock_wall() / 1000, gate);
-	for (;;) {
-		look_around(&loop);
-		begin_due(&loop);
-		if (loop.in_flight > 0)
-			step_flights(&loop);
-		else
-			sleep_outside(&loop);
-	}
+	for (size_t i = 0; i < FETCHES; i++)
+		if (loop.flights[i].errand.slot)
+			end_flight(&loop, &loop.flights[i]);
+	free(loop.known);
+	agenda_free(loop.agenda);
+	connections_free(loop.tools.connections);
+	if (loop.tools.resolver)
+		resolver_free(loop.tools.resolver);
+	certificate_memo_free(&loop.crypto);
 }

@@ -10,8 +10,9 @@
 #include "supply.h"
 
 /*
- * Leads for ever; only for the thread that cache_lead made the leader, with the gate held. Returns
- * when memory does not even suffice to begin; then the gate is held still.
+ * Leads until gate->ends says true, and cache_wake has been called since; only for the thread that
+ * cache_lead made the leader, with the gate held. What is in flight then is given up, and stays
+ * due. Returns, too, when memory does not even suffice to begin. The gate is held still.
  */
 void loop_run(const struct supply *supply, const struct gate *gate);
 

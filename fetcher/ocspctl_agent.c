@@ -170,7 +170,7 @@ static void no_gate(void)
 
 static void *run_fetcher(void *argument)
 {
-	static const struct gate gate = {no_gate, no_gate};
+	static const struct gate gate = {.enter = no_gate, .leave = no_gate};
 	const struct agent *agent = argument;
 
 	loop_run(&agent->supply, &gate);

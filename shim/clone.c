@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Children that are made past fork() and its handlers.
+ * System calls that must not meet the shim's thread: children that are made past fork() and its
+ * handlers, and what the kernel refuses to a process with two threads.
  *
  * vsftpd makes one for each connection by a raw clone, through libc's syscall(); others call
  * clone() or _Fork(). Made while the shim's thread computes, such a child inherits locks of
  * libcrypto and of the allocator that nobody in it will ever release. So these calls, too, wait for
  * the gate (host.h). Children that share memory with their parent (vfork, posix_spawn, threads) are
  * none of our business, and neither are those of programs that bring a system call of their own.
+ *
+ * unshare() and setns() into a user namespace, and setns() into some others, are for processes with
+ * one thread: where the kernel says so, ours ends, and is born again when the call is done.
  */
 #include "host.h"
 
@@ -18,6 +22,10 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
 
 #define HOOK __attribute__((visibility("default")))
 /* Called before a sanitizer's runtime is ready, and on stacks that it does not know. */
@@ -33,6 +41,8 @@ HOOK long hooked_syscall(long number, long a, long b, long c, long d, long e, lo
 HOOK int hooked_clone(int (*run)(void *), void *stack, int flags, void *argument, void *parent_tid,
 	void *tls, void *child_tid) __asm__("clone");
 HOOK pid_t hooked_fork(void) __asm__("_Fork");
+HOOK int hooked_unshare(int flags) __asm__("unshare");
+HOOK int hooked_setns(int fd, int type) __asm__("setns");
 
 /*
  * Not by dlsym: allocators call syscall() before they can allocate what dlsym may ask them for, and
@@ -102,6 +112,18 @@ UNSANITIZED static bool makes_child(long number, long a, long b)
 	}
 }
 
+/* True if error may be the kernel's word for: you have two threads. */
+UNSANITIZED static bool is_for_one_thread(long number, long flags, long error)
+{
+	const long alone = CLONE_NEWUSER | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM;
+	const long joined = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWTIME;
+
+	return (number == SYS_unshare && error == EINVAL && (flags & alone)) ||
+	       /* EUSERS is for namespaces of time. Without flags it can be any. */
+	       (number == SYS_setns && (error == EINVAL || error == EUSERS) &&
+		       (flags == 0 || (flags & joined)));
+}
+
 UNSANITIZED long hooked_syscall(long number, long a, long b, long c, long d, long e, long f)
 {
 	bool child = makes_child(number, a, b);
@@ -112,6 +134,11 @@ UNSANITIZED long hooked_syscall(long number, long a, long b, long c, long d, lon
 		host_child_cloned(false);
 	else if (held)
 		host_parent_cloned();
+	if (is_for_one_thread(number, number == SYS_setns ? b : a, -result) &&
+		host_dismiss_thread()) {
+		result = call_kernel(number, a, b, c, d, e, f);
+		host_recall_thread();
+	}
 	if (result < 0 && result >= -4095) {
 		errno = (int)-result;
 		return -1;
@@ -180,4 +207,42 @@ pid_t hooked_fork(void)
 	else if (held)
 		host_parent_cloned();
 	return child;
+}
+
+int hooked_unshare(int flags)
+{
+	__typeof__(&hooked_unshare) real;
+	void *symbol = dlsym(RTLD_NEXT, "unshare");
+	int result;
+
+	memcpy(&real, &symbol, sizeof(real));
+	if (!real) {
+		errno = ENOSYS;
+		return -1;
+	}
+	result = real(flags);
+	if (result != 0 && is_for_one_thread(SYS_unshare, flags, errno) && host_dismiss_thread()) {
+		result = real(flags);
+		host_recall_thread();
+	}
+	return result;
+}
+
+int hooked_setns(int fd, int type)
+{
+	__typeof__(&hooked_setns) real;
+	void *symbol = dlsym(RTLD_NEXT, "setns");
+	int result;
+
+	memcpy(&real, &symbol, sizeof(real));
+	if (!real) {
+		errno = ENOSYS;
+		return -1;
+	}
+	result = real(fd, type);
+	if (result != 0 && is_for_one_thread(SYS_setns, type, errno) && host_dismiss_thread()) {
+		result = real(fd, type);
+		host_recall_thread();
+	}
+	return result;
 }

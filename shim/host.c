@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,6 +38,8 @@ enum {
 	AGENT_PATIENCE_PASSING = 5,
 	/* Certificates in a memo that is kept. What comes back is a host's issuers: a few. */
 	MEMO_PLACES = 32,
+	/* Milliseconds for the thread to end. A standby looks once a second whether it is to. */
+	DISMISSAL_PATIENCE = 2000,
 	NO_PID = 0, /* of a child of a raw clone */
 };
 
@@ -63,6 +67,9 @@ static const struct libcrypto *_Atomic thread_crypto;
 static struct supply thread_supply;
 static atomic_bool thread_lives;                      /* in this process */
 static _Atomic(struct certificate_memo *) spare_memo; /* of thread_crypto; NULL: lent or none */
+static atomic_bool thread_lives;                      /* in this process */
+static _Atomic pid_t thread_id;    /* for the kernel, that of the last that was born here */
+static atomic_int thread_unwanted; /* by that many threads of the host's, at this moment */
 static _Atomic int64_t next_check;
 static atomic_bool somebody_leads; /* as far as was known at the last check */
 static _Atomic int64_t window_end; /* of the startup window of the newest certificate */
@@ -192,21 +199,30 @@ static void leave_gate(void)
 	pthread_mutex_unlock(&gate);
 }
 
+static bool thread_ends(void)
+{
+	return atomic_load(&thread_unwanted) > 0;
+}
+
 static void *run_thread(void *argument)
 {
-	static const struct gate loop_gate = {enter_gate, leave_gate};
+	static const struct gate loop_gate = {enter_gate, leave_gate, thread_ends};
 	struct cache *shared = atomic_load(&cache);
 	int place = cache_stand_by(shared);
 
+	atomic_store(&thread_id, (pid_t)syscall(SYS_gettid));
 	pthread_setname_np(pthread_self(), "ocspreload");
 	privileges_give_up();
 	/* The place is taken by now: a child forked next does not try to take it too. */
 	sem_post(argument);
-	if (place >= 0 && cache_lead(shared, place)) {
+	if (place >= 0 && cache_lead(shared, place, thread_ends)) {
 		thread_supply = host_supply(atomic_load(&thread_crypto));
 		enter_gate();
 		loop_run(&thread_supply, &loop_gate);
+		/* At the thread's end libcrypto would do it by itself, with the gate open. */
+		thread_supply.crypto->OPENSSL_thread_stop();
 		leave_gate();
+		cache_resign(shared);
 	}
 	atomic_store(&thread_lives, false);
 	return NULL;
@@ -251,7 +267,7 @@ static void ensure_thread(void)
 	bool lives = false;
 	int error;
 
-	if (!config.fetch || atomic_load(&gate_closed) ||
+	if (!config.fetch || atomic_load(&gate_closed) || thread_ends() ||
 		!atomic_compare_exchange_strong(&thread_lives, &lives, true))
 		return;
 	error = create_thread();
@@ -396,6 +412,7 @@ static void forget_thread(void)
 	pthread_mutex_init(&gate, NULL);
 	atomic_store(&gate_awaited, 0);
 	atomic_store(&thread_lives, false);
+	atomic_store(&thread_unwanted, 0);
 	atomic_store(&next_check, 0);
 	descriptor_close_all();
 	ready_forked(&ready);
@@ -493,6 +510,71 @@ void host_return_memo(const struct libcrypto *crypto)
 	/* Who closed it meanwhile has found nothing to free. */
 	if (atomic_load(&gate_closed))
 		free_spare_memo(crypto);
+}
+
+/*
+ * unshare() and setns()
+ */
+
+/* Then the kernel refuses with and without ours. What /proc does not tell may be so. */
+static bool host_has_threads(void)
+{
+	enum { LINKS = 2, MAIN_AND_OURS = 2 };
+	struct stat is;
+
+	return stat("/proc/self/task", &is) == 0 && is.st_nlink > LINKS + MAIN_AND_OURS;
+}
+
+/* Not as soon as libc would say so: for a moment more, the kernel counts it among the process's. */
+static bool thread_is_gone(void)
+{
+	return !atomic_load(&thread_lives) &&
+	       syscall(SYS_tgkill, getpid(), atomic_load(&thread_id), 0) != 0 && errno == ESRCH;
+}
+
+static bool await_end_of_thread(void)
+{
+	static const struct timespec moment = {0, 1000000};
+	int64_t deadline = clock_steady() + DISMISSAL_PATIENCE;
+
+	cache_wake(atomic_load(&cache));
+	while (!thread_is_gone()) {
+		if (clock_steady() >= deadline)
+			return false;
+		nanosleep(&moment, NULL);
+	}
+	return true;
+}
+
+bool host_dismiss_thread(void)
+{
+	bool is_gone;
+	int saved = errno, cancel_state;
+
+	if (!atomic_load(&cache) || !atomic_load(&thread_lives) || !host_is_itself() ||
+		atomic_load(&gate_closed) || host_has_threads()) {
+		errno = saved;
+		return false;
+	}
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	/* Where the host goes now, there may be no responder. */
+	await_window();
+	atomic_fetch_add(&thread_unwanted, 1);
+	is_gone = await_end_of_thread();
+	if (!is_gone)
+		host_recall_thread();
+	pthread_setcancelstate(cancel_state, NULL);
+	errno = saved;
+	return is_gone;
+}
+
+void host_recall_thread(void)
+{
+	int saved = errno;
+
+	atomic_fetch_sub(&thread_unwanted, 1);
+	host_want_thread();
+	errno = saved;
 }
 
 /*

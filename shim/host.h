@@ -74,6 +74,17 @@ bool host_is_itself(void);
 bool host_prepare_clone(bool may_wait);
 void host_parent_cloned(void);
 
+/*
+ * For what the kernel refuses to a process with a second thread (clone.c): waits for the startup
+ * window, as fork does, and then until the thread is gone, two seconds at the most. True if it is;
+ * then the caller must have it back. False, at once, if there is no thread of ours in this process,
+ * or are others of the host's.
+ */
+bool host_dismiss_thread(void);
+
+/* Another is born, unless enough other processes have one. */
+void host_recall_thread(void);
+
 /* In the child, taken or not. libc knows of a child of _Fork, but not of one of a raw clone. */
 void host_child_cloned(bool is_known_to_libc);
 

@@ -94,6 +94,17 @@ def test_a_host_that_ends_openssl_itself_at_any_moment_of_a_fetch_lives_on(shim,
         assert ran.returncode == 0, ran.stderr
 
 
+def test_another_process_leads_when_the_leader_has_ended_openssl(shim, issue, responder):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    # What was there at the fork is over by then.
+    ran = run_host(shim, leaf, "bequeath", 9000)
+
+    assert ran.stdout == "1 stapled\n", ran.stderr
+    assert responder.count(leaf) >= 3
+
+
 def test_a_child_inherits_no_descriptor_of_a_fetch_under_way(shim, issue):
     leaf = issue("localhost", behaviour=answers.hanging())
 
@@ -112,6 +123,69 @@ def test_the_thread_holds_and_can_gain_nothing_that_the_host_has_given_up(shim, 
 
     # Of two threads, the permitted and the effective ones, and no-new-privs.
     assert ran.stdout.split()[1::2] == ["0000000000000000", "0000000000000000", "1"] * 2, ran.stderr
+
+
+def alone(shim, leaf, what, who="single", times=1, rest=0, **variables):
+    """
+    What a host says that does what is for processes with one thread: was it stapled for before,
+    how often right after, and was it later? Where it may not without the shim, nothing is said of it.
+    """
+    arguments = "alone", what, who, times, rest
+    plain = run_host(None, leaf, *arguments[:-1], 0)
+    if plain.stdout.startswith("refused"):
+        pytest.skip(f"{what} without the shim: {plain.stdout}")
+    ran = run_host(shim, leaf, *arguments, **variables)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize(
+    "what, who",
+    [
+        ("unshare", "single"),
+        ("unshare", "leader"),
+        ("unshare", "standby"),
+        ("syscall", "single"),
+        ("setns", "single"),
+    ],
+)
+def test_a_host_may_do_what_needs_a_process_with_one_thread_and_staples_on(
+    shim, issue, responder, what, who
+):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    # After that rest, what was held before is over.
+    assert alone(shim, leaf, what, who, rest=5000) == "1 before, 1 of 1 after, 1 later\n"
+    assert responder.count(leaf) >= 2
+
+
+@pytest.mark.parametrize("who, times", [("single", 50), ("leader", 50), ("standby", 10)])
+def test_a_host_may_do_it_again_and_again(shim, issue, who, times):
+    leaf = issue("localhost")
+
+    said = alone(shim, leaf, "memory", who, times)
+
+    assert said == f"1 before, {times} of {times} after, 1 later\n"
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_host_may_do_it_in_the_middle_of_a_fetch(shim, issue, responder, times):
+    leaf = issue("localhost", behaviour=answers.delayed(2, answers.good()))
+
+    said = alone(shim, leaf, "memory", times=times, rest=6000, OCSPRELOAD_STARTUP_WAIT="0")
+
+    assert said == f"0 before, 0 of {times} after, 1 later\n"
+    assert responder.count(leaf) >= 2
+
+
+def test_what_the_kernel_refuses_for_a_thread_of_the_hosts_own_stays_refused(shim, issue):
+    leaf = issue("localhost")
+    refused = "refused: Invalid argument\n"
+
+    assert run_host(None, leaf, "alone", "company", "single", 1, 0).stdout == refused
+    ran = run_host(shim, leaf, "alone", "company", "single", 1, 0)
+    assert ran.stdout == refused, ran.stderr
 
 
 def test_threads_shake_hands_while_the_response_is_replaced(shim, issue, responder):

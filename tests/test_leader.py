@@ -21,6 +21,7 @@ PROCESSES = 5
 LIFE = 6  # of a response; asked for again after three seconds or a little more
 SERVING, RETIRE, IDLE = range(3)
 FUTEX = "202" if os.uname().machine == "x86_64" else "98"
+FUTEX_CLOCK_REALTIME = 0x100
 
 
 class Herd(servers.Server):
@@ -69,7 +70,7 @@ class Herd(servers.Server):
         return leaders[0] if len(leaders) == 1 else None
 
     def _leads(self, pid):
-        """A thread that waits for a lock without limit stands by; the leader's never does."""
+        """A thread that waits by the wall clock stands by; the leader's never does."""
         for task in pathlib.Path(f"/proc/{pid}/task").glob("*"):
             try:
                 if (task / "comm").read_text() != "ocspreload\n":
@@ -77,7 +78,7 @@ class Herd(servers.Server):
                 call = (task / "syscall").read_text().split()
             except OSError:
                 return False
-            return not (call[0] == FUTEX and int(call[4], 16) == 0)
+            return not (call[0] == FUTEX and int(call[2], 16) & FUTEX_CLOCK_REALTIME)
         return False
 
     def kill(self, number):

@@ -2,26 +2,34 @@
 /*
  * A server process reduced to what can go wrong in it: it shakes hands with itself in memory.
  *
- * usage: tls_host CHAIN.pem KEY.pem exit MICROSECONDS   loads, sleeps, returns from main;
- *                                                       how long did the exit take?
- *                                   handshake COUNT     shakes hands, one after the other
- *                                   fork COUNT          shakes hands in COUNT children, one by one
- *                                   children HOW COUNT  the same, made by syscall, clone3, clone or
- *                                                       _Fork
- *                                   cleanup US          loads, sleeps, calls OPENSSL_cleanup
- *                                   balance             the same; how much of what OpenSSL
- * allocated is left after that? thread COUNT MS     shakes hands in COUNT threads for MS sockets MS
- * after MS, what does a child inherit? capset MS           drops all capabilities by capset, sets
- * no-new-privs; after MS, what does each thread hold? reload DIR COUNT    loads DIR/0.pem,
- * DIR/1.pem, … in the place of each other, and shakes hands with each swap FILE MS        loads
- * FILE, takes the own chain in its place bereave FILE MS     a child that has loaded FILE is killed
- * traces              what a host can see of the shim callback            its own status callback
- * and the getters
+ * usage: tls_host CHAIN.pem KEY.pem COMMAND [ARGUMENT…], which is one of
+ *
+ *  - exit MICROSECONDS: loads, sleeps, returns from main; how long did the exit take?
+ *  - handshake COUNT: shakes hands, one after the other
+ *  - fork COUNT: shakes hands in COUNT children, one by one
+ *  - children HOW COUNT: the same, made by syscall, clone3, clone or _Fork
+ *  - cleanup MICROSECONDS: loads, sleeps, calls OPENSSL_cleanup
+ *  - balance: the same; how much of what OpenSSL allocated is left after that?
+ *  - bequeath MS: the leader calls OPENSSL_cleanup and lives on; a child shakes hands after MS
+ *  - thread COUNT MS: shakes hands in COUNT threads for MS
+ *  - sockets MS: after MS, what does a child inherit?
+ *  - capset MS: drops all capabilities by capset, sets no-new-privs; after MS, what does each
+ *    thread hold?
+ *  - alone WHAT WHO COUNT MS: does what the kernel allows to one thread alone (unshare, syscall,
+ *    memory, setns) or company forbids, as WHO (single, leader, standby), COUNT times, with a
+ *    handshake before, one after each, and one more after MS
+ *  - reload DIR COUNT: loads DIR/0.pem, DIR/1.pem, … in the place of each other, and shakes hands
+ *    with each
+ *  - swap FILE MS: loads FILE, takes the own chain in its place
+ *  - bereave FILE MS: a child that has loaded FILE is killed
+ *  - traces: what a host can see of the shim
+ *  - callback: its own status callback and the getters
  *
  * Prints what it counted; the exit status is 0 unless something was wrong.
  */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -365,6 +373,136 @@ static int run_capset(char **arguments)
 	return 0;
 }
 
+/* A process that holds its place among those that share the cache, and ends with its parent. */
+static pid_t make_other(void)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	return child;
+}
+
+static void end_other(pid_t child)
+{
+	if (child > 0) {
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+	}
+}
+
+static int own_mounts;
+
+static int unshare_users(void)
+{
+	return unshare(CLONE_NEWUSER);
+}
+
+static int unshare_by_syscall(void)
+{
+	return (int)syscall(SYS_unshare, CLONE_NEWUSER);
+}
+
+/* Of a process with one thread, this changes nothing; so it can be done often. */
+static int unshare_memory(void)
+{
+	return unshare(CLONE_VM | CLONE_THREAD | CLONE_SIGHAND);
+}
+
+static void *rest(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static int unshare_in_company(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, rest, NULL) != 0)
+		fail("pthread_create");
+	return unshare_users();
+}
+
+static int join_mounts(void)
+{
+	return setns(own_mounts, CLONE_NEWNS);
+}
+
+static int be_alone(SSL_CTX *ctx, int (*what)(void), unsigned count, unsigned pause_ms)
+{
+	int before = shake_hands(ctx) > 0;
+	unsigned stapled = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (what() != 0) {
+			printf("refused: %s\n", strerror(errno));
+			return 1;
+		}
+		stapled += shake_hands(ctx) > 0;
+	}
+	usleep(pause_ms * 1000);
+	printf("%d before, %u of %u after, %d later\n", before, stapled, count,
+		shake_hands(ctx) > 0);
+	return 0;
+}
+
+static int run_alone(char **arguments)
+{
+	static const struct {
+		const char *name;
+		int (*what)(void);
+	} whats[] = {
+		{"unshare", unshare_users},
+		{"syscall", unshare_by_syscall},
+		{"memory", unshare_memory},
+		{"setns", join_mounts},
+		{"company", unshare_in_company},
+	};
+	unsigned count = parse_number(arguments[2]), pause_ms = parse_number(arguments[3]);
+	SSL_CTX *ctx = make_server();
+	pid_t other = 0;
+	int result = 2;
+
+	own_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	if (strcmp(arguments[1], "leader") == 0)
+		other = make_other();
+	if (strcmp(arguments[1], "standby") == 0) {
+		other = fork();
+		if (other > 0)
+			return waitpid(other, &result, 0) != other || result != 0;
+		other = 0;
+	}
+	for (size_t i = 0; i < sizeof(whats) / sizeof(*whats); i++)
+		if (strcmp(arguments[0], whats[i].name) == 0)
+			result = be_alone(ctx, whats[i].what, count, pause_ms);
+	end_other(other);
+	SSL_CTX_free(ctx);
+	return result;
+}
+
+static int run_bequeath(char **arguments)
+{
+	unsigned pause_ms = parse_number(arguments[0]);
+	SSL_CTX *ctx = make_server();
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		usleep(pause_ms * 1000);
+		printf("%d stapled\n", shake_hands(ctx) > 0);
+		exit(0);
+	}
+	OPENSSL_cleanup();
+	if (waitpid(child, &status, 0) != child)
+		fail("waitpid");
+	return status != 0;
+}
+
 struct work {
 	SSL_CTX *ctx;
 	atomic_bool stop;
@@ -631,6 +769,8 @@ static const struct {
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
 	{"capset", 1, run_capset},
+	{"alone", 4, run_alone},
+	{"bequeath", 1, run_bequeath},
 	{"reload", 2, run_reload},
 	{"swap", 2, run_swap},
 	{"bereave", 2, run_bereave},

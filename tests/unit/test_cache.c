@@ -547,7 +547,7 @@ static pid_t start_candidate(struct cache *cache, int fd)
 		_exit(0);
 	}
 	say(fd, 's');
-	if (!cache_lead(cache, place))
+	if (!cache_lead(cache, place, NULL))
 		_exit(1);
 	atomic_store(leading, getpid());
 	say(fd, 'L');
@@ -622,9 +622,48 @@ static void test_the_standby_leads_when_the_leader_is_killed(void)
 	cache_destroy(cache);
 }
 
+static atomic_bool is_over;
+
+static bool say_whether_over(void)
+{
+	return atomic_load(&is_over);
+}
+
+static void *run_standby(void *cache)
+{
+	return cache_lead(cache, cache_stand_by(cache), say_whether_over) ? cache : NULL;
+}
+
+static void test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to(void)
+{
+	struct cache *cache = make_cache();
+	pthread_t standbys[CACHE_STANDBYS], heir;
+	void *led;
+
+	CHECK(cache_lead(cache, cache_stand_by(cache), NULL));
+	for (int i = 0; i < CACHE_STANDBYS; i++)
+		CHECK_EQ(pthread_create(&standbys[i], NULL, run_standby, cache), 0);
+	while (cache_wants_standby(cache))
+		usleep(1000);
+	atomic_store(&is_over, true);
+	for (int i = 0; i < CACHE_STANDBYS; i++) {
+		CHECK_EQ(pthread_join(standbys[i], &led), 0);
+		CHECK(!led);
+	}
+	atomic_store(&is_over, false);
+	CHECK_EQ(pthread_create(&heir, NULL, run_standby, cache), 0);
+	cache_resign(cache);
+	CHECK_EQ(pthread_join(heir, &led), 0);
+	CHECK(led == cache);
+	/* Nobody holds any place. */
+	for (int i = 0; i < CACHE_STANDBYS; i++)
+		CHECK_EQ(cache_stand_by(cache), i);
+	cache_destroy(cache);
+}
+
 static void *run_short_lived_leader(void *cache)
 {
-	return cache_lead(cache, cache_stand_by(cache)) ? cache : NULL;
+	return cache_lead(cache, cache_stand_by(cache), NULL) ? cache : NULL;
 }
 
 static void test_the_leader_leads_until_its_thread_ends(void)
@@ -1014,6 +1053,7 @@ int main(void)
 		test_who_is_killed_while_adding_locks_nobody_out();
 		test_the_standby_leads_when_the_leader_is_killed();
 		test_the_leader_leads_until_its_thread_ends();
+		test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to();
 	} else {
 		puts("no robust mutexes (qemu-user?): what needs them is left out");
 	}
