@@ -127,13 +127,13 @@ UNSANITIZED static bool is_for_one_thread(long number, long flags, long error)
 UNSANITIZED long hooked_syscall(long number, long a, long b, long c, long d, long e, long f)
 {
 	bool child = makes_child(number, a, b);
-	bool held = child && host_prepare_clone(true);
+	enum host_locks taken = child ? host_prepare_clone(true) : HOST_NO_LOCK;
 	long result = call_kernel(number, a, b, c, d, e, f);
 
 	if (child && result == 0)
 		host_child_cloned(false);
-	else if (held)
-		host_parent_cloned();
+	else if (child)
+		host_parent_cloned(taken);
 	if (is_for_one_thread(number, number == SYS_setns ? b : a, -result) &&
 		host_dismiss_thread()) {
 		result = call_kernel(number, a, b, c, d, e, f);
@@ -166,7 +166,7 @@ int hooked_clone(int (*run)(void *), void *stack, int flags, void *argument, voi
 	__typeof__(&hooked_clone) real;
 	struct start start = {run, argument};
 	void *symbol = dlsym(RTLD_NEXT, "clone");
-	bool held;
+	enum host_locks taken;
 	int child;
 
 	memcpy(&real, &symbol, sizeof(real));
@@ -176,10 +176,9 @@ int hooked_clone(int (*run)(void *), void *stack, int flags, void *argument, voi
 	}
 	if (!run || !copies_memory((unsigned)flags))
 		return real(run, stack, flags, argument, parent_tid, tls, child_tid);
-	held = host_prepare_clone(true);
+	taken = host_prepare_clone(true);
 	child = real(start_child, stack, flags, &start, parent_tid, tls, child_tid);
-	if (held)
-		host_parent_cloned();
+	host_parent_cloned(taken);
 	return child;
 }
 
@@ -190,7 +189,7 @@ pid_t hooked_fork(void)
 	static void *_Atomic known; /* a signal handler must not wait for the loader each time */
 	__typeof__(&hooked_fork) real;
 	void *symbol = atomic_load(&known);
-	bool held;
+	enum host_locks taken;
 	pid_t child;
 
 	if (!symbol)
@@ -200,12 +199,12 @@ pid_t hooked_fork(void)
 		errno = ENOSYS;
 		return -1;
 	}
-	held = host_prepare_clone(false);
+	taken = host_prepare_clone(false);
 	child = real();
 	if (child == 0)
 		host_child_cloned(true);
-	else if (held)
-		host_parent_cloned();
+	else
+		host_parent_cloned(taken);
 	return child;
 }
 

@@ -38,6 +38,7 @@ enum {
 	AGENT_PATIENCE_PASSING = 5,
 	/* Certificates in a memo that is kept. What comes back is a host's issuers: a few. */
 	MEMO_PLACES = 32,
+	LOCK_PATIENCE = 2 * AGENT_PATIENCE, /* nothing longer is done under lock */
 	/* Milliseconds for the thread to end. A standby looks once a second whether it is to. */
 	DISMISSAL_PATIENCE = 2000,
 	NO_PID = 0, /* of a child of a raw clone */
@@ -367,18 +368,24 @@ static void await_window(void)
 			host_await(cache_slot(shared, i));
 }
 
-static bool take_gate(int patience)
+static bool take_within(pthread_mutex_t *mutex, int patience)
 {
 	struct timespec until;
 	int64_t end = clock_wall() + patience;
-	int error;
 
 	until.tv_sec = end / 1000;
 	until.tv_nsec = end % 1000 * 1000000;
+	return pthread_mutex_timedlock(mutex, &until) == 0;
+}
+
+static bool take_gate(int patience)
+{
+	bool taken;
+
 	atomic_fetch_add(&gate_awaited, 1);
-	error = pthread_mutex_timedlock(&gate, &until);
+	taken = take_within(&gate, patience);
 	atomic_fetch_sub(&gate_awaited, 1);
-	return error == 0;
+	return taken;
 }
 
 static void prepare_fork(void)
@@ -435,27 +442,31 @@ static void child_forked(void)
 	errno = saved;
 }
 
-bool host_prepare_clone(bool may_wait)
+enum host_locks host_prepare_clone(bool may_wait)
 {
+	enum host_locks taken = HOST_NO_LOCK;
 	int saved = errno;
-	bool held = false;
 
 	if (!atomic_load(&cache))
-		return false;
+		return HOST_NO_LOCK;
 	if (may_wait) {
 		host_want_thread();
 		await_window();
 	}
-	/* Not without an end: a signal handler may have interrupted the very thread that holds it.
-	 */
-	held = take_gate(EXIT_PATIENCE);
+	/* Not without an end: a signal handler may have interrupted the very thread that holds
+	 * them. */
+	if (take_gate(EXIT_PATIENCE))
+		taken = take_within(&lock, LOCK_PATIENCE) ? HOST_GATE_AND_LOCK : HOST_GATE;
 	errno = saved;
-	return held;
+	return taken;
 }
 
-void host_parent_cloned(void)
+void host_parent_cloned(enum host_locks taken)
 {
-	pthread_mutex_unlock(&gate);
+	if (taken == HOST_GATE_AND_LOCK)
+		pthread_mutex_unlock(&lock);
+	if (taken != HOST_NO_LOCK)
+		pthread_mutex_unlock(&gate);
 }
 
 void host_child_cloned(bool is_known_to_libc)

@@ -67,12 +67,14 @@ bool host_is_itself(void);
 
 /*
  * Around the making of a child without fork handlers (clone.c): takes the gate, so that the child
- * inherits no lock of the thread's. True if it was taken; then the parent must give it back. With
- * may_wait, there must be a thread first, and the startup window is waited for, as in fork;
- * without, it is safe in a signal handler.
+ * inherits no lock of the thread's, and lock, so that it inherits no descriptor of a host's thread
+ * that asks the agent. Returns what was taken, for the parent to give back. With may_wait, there
+ * must be a thread first, and the startup window is waited for, as in fork; without, it is safe in
+ * a signal handler.
  */
-bool host_prepare_clone(bool may_wait);
-void host_parent_cloned(void);
+enum host_locks { HOST_NO_LOCK, HOST_GATE, HOST_GATE_AND_LOCK };
+enum host_locks host_prepare_clone(bool may_wait);
+void host_parent_cloned(enum host_locks taken);
 
 /*
  * For what the kernel refuses to a process with a second thread (clone.c): waits for the startup

@@ -427,6 +427,19 @@ def test_a_child_inherits_no_descriptor_of_a_question_under_way(name, shim, issu
         impostor.close()
 
 
+@pytest.mark.parametrize("how", ["syscall", "_Fork"])
+def test_nor_does_one_that_is_made_past_fork_while_another_thread_asks(name, shim, issue, how):
+    leaf = issue()
+    impostor = Impostor(name, be_silent)
+    try:
+        ran = run_host(
+            shim, leaf, "question", how, OCSPRELOAD_AGENT=name, OCSPRELOAD_FETCH="off"
+        )
+    finally:
+        impostor.close()
+    assert ran.stdout == "1 sockets before, 0 in the child\n", ran.stderr
+
+
 # What it does to strangers.
 
 

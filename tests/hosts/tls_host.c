@@ -13,6 +13,8 @@
  *  - bequeath MS: the leader calls OPENSSL_cleanup and lives on; a child shakes hands after MS
  *  - thread COUNT MS: shakes hands in COUNT threads for MS
  *  - sockets MS: after MS, what does a child inherit?
+ *  - question HOW: what does a child inherit that is made by syscall or _Fork while another thread
+ *    loads, and something is asked?
  *  - capset MS: drops all capabilities by capset, sets no-new-privs; after MS, what does each
  *    thread hold?
  *  - alone WHAT WHO COUNT MS: does what the kernel allows to one thread alone (unshare, syscall,
@@ -333,6 +335,35 @@ static int run_sockets(char **arguments)
 	}
 	waitpid(child, NULL, 0);
 	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static void *load_in_thread(void *unused)
+{
+	return make_server() ? unused : NULL;
+}
+
+/* The socket is that of a question to the agent, which takes a while. */
+static int run_question(char **arguments)
+{
+	bool is_raw = strcmp(arguments[0], "syscall") == 0;
+	pthread_t loader;
+	pid_t child;
+
+	if (pthread_create(&loader, NULL, load_in_thread, NULL) != 0)
+		fail("pthread_create");
+	for (int i = 0; i < 20000 && count_sockets() == 0; i++)
+		usleep(100);
+	printf("%u sockets before, ", count_sockets());
+	fflush(stdout);
+	child = is_raw ? (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) : _Fork();
+	if (child == 0) {
+		printf("%u in the child\n", count_sockets());
+		fflush(stdout);
+		_exit(0);
+	}
+	waitpid(child, NULL, 0);
+	pthread_join(loader, NULL);
 	return 0;
 }
 
@@ -768,6 +799,7 @@ static const struct {
 	{"balance", 0, run_balance},
 	{"thread", 2, run_thread},
 	{"sockets", 1, run_sockets},
+	{"question", 1, run_question},
 	{"capset", 1, run_capset},
 	{"alone", 4, run_alone},
 	{"bequeath", 1, run_bequeath},
