@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What follows libc's setuid needs no care: libc does it in all threads. A thread's user is not
- * followed where a host changes it by a system call of its own, its capabilities are: then it is
- * root in name only.
+ * What follows libc's setuid needs no care: libc does it in all threads.
  *
  * Capabilities are a thread's own: a host that drops them with capset drops only those of the
- * thread that calls it, and what the shim's thread was born with would stay.
+ * thread that calls it, and what the shim's thread was born with would stay. So is the user, for a
+ * host that changes it by a system call of its own: from root, it is followed too, with its groups.
+ * Not from one of many to another, nor securebits, which no thread can ask of another.
  */
 #ifndef OCSPRELOAD_PRIVILEGES_H
 #define OCSPRELOAD_PRIVILEGES_H

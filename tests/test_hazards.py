@@ -125,6 +125,28 @@ def test_the_thread_holds_and_can_gain_nothing_that_the_host_has_given_up(shim, 
     assert ran.stdout.split()[1::2] == ["0000000000000000", "0000000000000000", "1"] * 2, ran.stderr
 
 
+@needs_root
+@plain_build_only
+@pytest.mark.parametrize("what, capabilities", [("dropping", 0), ("keeping", 1 << 10)])
+def test_the_thread_is_no_longer_root_when_the_host_is_not(
+    shim, issue, responder, what, capabilities
+):
+    leaf = issue("localhost")
+    short_lived(responder, leaf)
+
+    ran = run_host(shim, leaf, "setuid", what, 3500)
+
+    # Of two threads; and libc's setuid, which ends a process of whose threads one cannot follow.
+    *said, last = ran.stdout.splitlines()
+    assert said[:5] == said[5:], ran.stdout + ran.stderr
+    nobody = ["65534"] * 4
+    assert [line.split()[1:] for line in said[:5]] == [
+        *[nobody, nobody, ["4242", "65534"]],
+        *[[f"{capabilities:016x}"]] * 2,
+    ]
+    assert last == "dumpable 1, 1 stapled", ran.stderr
+
+
 def alone(shim, leaf, what, who="single", times=1, rest=0, **variables):
     """
     What a host says that does what is for processes with one thread: was it stapled for before,

@@ -17,6 +17,8 @@
  *    loads, and something is asked?
  *  - capset MS: drops all capabilities by capset, sets no-new-privs; after MS, what does each
  *    thread hold?
+ *  - setuid WHAT MS: gives up root by system calls of its own, all (dropping) or all but one
+ *    capability (keeping); after MS, who is each thread?
  *  - alone WHAT WHO COUNT MS: does what the kernel allows to one thread alone (unshare, syscall,
  *    memory, setns) or company forbids, as WHO (single, leader, standby), COUNT times, with a
  *    handshake before, one after each, and one more after MS
@@ -367,7 +369,7 @@ static int run_question(char **arguments)
 	return 0;
 }
 
-static void print_effective(const char *thread)
+static void print_lines(const char *thread, const char *const *names)
 {
 	char path[300], line[256];
 	FILE *status;
@@ -375,31 +377,74 @@ static void print_effective(const char *thread)
 	snprintf(path, sizeof(path), "/proc/self/task/%s/status", thread);
 	status = fopen(path, "r");
 	while (status && fgets(line, sizeof(line), status))
-		if (strncmp(line, "CapEff:", 7) == 0 || strncmp(line, "CapPrm:", 7) == 0 ||
-			strncmp(line, "NoNewPrivs:", 11) == 0)
-			fputs(line, stdout);
+		for (const char *const *name = names; *name; name++)
+			if (strncmp(line, *name, strlen(*name)) == 0)
+				fputs(line, stdout);
 	if (status)
 		fclose(status);
+}
+
+/* What /proc says of each thread, in these lines. */
+static void print_threads(const char *const *names)
+{
+	DIR *threads = opendir("/proc/self/task");
+	struct dirent *entry;
+
+	while (threads && (entry = readdir(threads)))
+		if (entry->d_name[0] != '.')
+			print_lines(entry->d_name, names);
+	if (threads)
+		closedir(threads);
 }
 
 static int run_capset(char **arguments)
 {
 	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
 	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
+	static const char *const names[] = {"CapEff:", "CapPrm:", "NoNewPrivs:", NULL};
 	SSL_CTX *ctx = make_server();
-	struct dirent *entry;
-	DIR *threads;
 
 	usleep(parse_number(arguments[0]) * 1000);
 	if (syscall(SYS_capset, &header, none) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		fail("capset");
 	usleep(parse_number(arguments[0]) * 1000);
-	threads = opendir("/proc/self/task");
-	while (threads && (entry = readdir(threads)))
-		if (entry->d_name[0] != '.')
-			print_effective(entry->d_name);
-	if (threads)
-		closedir(threads);
+	print_threads(names);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
+static void give_up_root(bool keeps_port)
+{
+	enum { NOBODY = 65534, MORE = 4242 };
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct port[_LINUX_CAPABILITY_U32S_3] = {
+		{1U << CAP_NET_BIND_SERVICE, 1U << CAP_NET_BIND_SERVICE, 0}};
+	gid_t groups[] = {NOBODY, MORE};
+
+	if (prctl(PR_SET_KEEPCAPS, keeps_port, 0, 0, 0) != 0 ||
+		syscall(SYS_setgroups, 2, groups) != 0 ||
+		syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY) != 0 ||
+		syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY) != 0 ||
+		(keeps_port && syscall(SYS_capset, &header, port) != 0) ||
+		prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0)
+		fail("cannot give up root");
+}
+
+static int run_setuid(char **arguments)
+{
+	static const char *const names[] = {"Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:", NULL};
+	unsigned pause_ms = parse_number(arguments[1]);
+	SSL_CTX *ctx = make_server();
+
+	usleep(pause_ms * 1000);
+	give_up_root(strcmp(arguments[0], "keeping") == 0);
+	usleep(pause_ms * 1000);
+	print_threads(names);
+	/* By libc, in all threads: it ends the process if one of them cannot. */
+	if (setresgid(getgid(), getgid(), getgid()) != 0 ||
+		setresuid(getuid(), getuid(), getuid()) != 0)
+		fail("cannot stay who it is");
+	printf("dumpable %d, %d stapled\n", prctl(PR_GET_DUMPABLE), shake_hands(ctx) > 0);
 	SSL_CTX_free(ctx);
 	return 0;
 }
@@ -801,6 +846,7 @@ static const struct {
 	{"sockets", 1, run_sockets},
 	{"question", 1, run_question},
 	{"capset", 1, run_capset},
+	{"setuid", 2, run_setuid},
 	{"alone", 4, run_alone},
 	{"bequeath", 1, run_bequeath},
 	{"reload", 2, run_reload},
