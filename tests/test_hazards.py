@@ -161,6 +161,7 @@ def alone(shim, leaf, what, who="single", times=1, rest=0, **variables):
     return ran.stdout
 
 
+@plain_build_only
 @pytest.mark.parametrize(
     "what, who",
     [
@@ -191,6 +192,7 @@ def test_a_host_may_do_it_again_and_again(shim, issue, who, times):
     assert said == f"1 before, {times} of {times} after, 1 later\n"
 
 
+@plain_build_only
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_host_may_do_it_in_the_middle_of_a_fetch(shim, issue, responder, times):
     leaf = issue("localhost", behaviour=answers.delayed(2, answers.good()))
