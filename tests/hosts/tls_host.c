@@ -19,9 +19,10 @@
  *    thread hold?
  *  - setuid WHAT MS: gives up root by system calls of its own, all (dropping) or all but one
  *    capability (keeping); after MS, who is each thread?
- *  - alone WHAT WHO COUNT MS: does what the kernel allows to one thread alone (unshare, syscall,
- *    memory, setns) or company forbids, as WHO (single, leader, standby), COUNT times, with a
- *    handshake before, one after each, and one more after MS
+ *  - alone WHAT WHO COUNT MS: does COUNT times what the kernel allows to one thread alone (unshare,
+ *    syscall, memory, setns; fetching: memory, but in the middle of a fetch) or what it refuses two
+ *    (company), as WHO (single, leader, standby), with a handshake before, one after each, and one
+ *    more after MS
  *  - reload DIR COUNT: loads DIR/0.pem, DIR/1.pem, … in the place of each other, and shakes hands
  *    with each
  *  - swap FILE MS: loads FILE, takes the own chain in its place
@@ -488,6 +489,16 @@ static int unshare_memory(void)
 	return unshare(CLONE_VM | CLONE_THREAD | CLONE_SIGHAND);
 }
 
+static int unshare_in_fetch(void)
+{
+	for (int i = 0; count_sockets() == 0; i++) {
+		if (i == 20000)
+			fail("nothing is asked");
+		usleep(500);
+	}
+	return unshare_memory();
+}
+
 static void *rest(void *unused)
 {
 	for (;;)
@@ -537,6 +548,7 @@ static int run_alone(char **arguments)
 		{"syscall", unshare_by_syscall},
 		{"memory", unshare_memory},
 		{"setns", join_mounts},
+		{"fetching", unshare_in_fetch},
 		{"company", unshare_in_company},
 	};
 	unsigned count = parse_number(arguments[2]), pause_ms = parse_number(arguments[3]);
