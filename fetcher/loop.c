@@ -46,7 +46,7 @@ struct known {
 
 struct loop {
 	struct libcrypto crypto; /* with a memo, since no other thread uses it */
-	const struct supply *supply;
+	struct supply supply;    /* with that table */
 	struct agenda *agenda;
 	struct fetch_tools tools;
 	const struct gate *gate;
@@ -61,7 +61,7 @@ struct loop {
 
 static struct known *known_of(const struct loop *loop, const struct slot *slot)
 {
-	size_t index = cache_slot_index(loop->supply->cache, slot);
+	size_t index = cache_slot_index(loop->supply.cache, slot);
 
 	return index < loop->known_count ? &loop->known[index] : NULL;
 }
@@ -81,7 +81,7 @@ static const struct fetch_validators *validators_for(
 
 static void remember_validators(struct loop *loop, const struct flight *flight)
 {
-	size_t count = cache_slot_count(loop->supply->cache);
+	size_t count = cache_slot_count(loop->supply.cache);
 	struct known *known = known_of(loop, flight->errand.slot);
 
 	if (!known) {
@@ -101,7 +101,7 @@ static void remember_validators(struct loop *loop, const struct flight *flight)
 /* False if another process has the right to ask, or has brought what was to be asked for. */
 static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lock)
 {
-	const struct supply *supply = loop->supply;
+	const struct supply *supply = &loop->supply;
 	const struct agent_manner manner = {
 		.patience = AGENT_PATIENCE, .leave = loop->gate->leave, .enter = loop->gate->enter};
 
@@ -158,7 +158,7 @@ static bool is_downloading(const struct loop *loop, const struct slot *slot)
 static const struct issuer_entry *begin_download(
 	struct loop *loop, struct slot *slot, struct flight *flight)
 {
-	const struct supply *supply = loop->supply;
+	const struct supply *supply = &loop->supply;
 	bool is_early = clock_steady() - slot->registered < CHAIN_WAIT;
 	struct aia *download = aia_start(&loop->tools, slot->certificate);
 	const struct issuer_entry *issuer = NULL;
@@ -196,9 +196,9 @@ static bool begin_pinned(struct loop *loop, struct flight *flight)
 		supply_postpone(slot);
 		return false;
 	}
-	if (supply_waits_for_chain(loop->supply, slot))
+	if (supply_waits_for_chain(&loop->supply, slot))
 		return false;
-	issuer = supply_issuer(loop->supply, slot);
+	issuer = supply_issuer(&loop->supply, slot);
 	if (!issuer)
 		issuer = begin_download(loop, slot, flight);
 	if (flight->download)
@@ -209,7 +209,7 @@ static bool begin_pinned(struct loop *loop, struct flight *flight)
 	flight->fetch = fetch_start(&loop->tools, slot->certificate, issuer->der, responder,
 		validators_for(loop, slot));
 	if (!flight->fetch) {
-		supply_failure(loop->supply, slot, SLOT_FAILING, responder, "memory ran out", 0);
+		supply_failure(&loop->supply, slot, SLOT_FAILING, responder, "memory ran out", 0);
 		store_unlock(&flight->lock);
 		return false;
 	}
@@ -226,7 +226,7 @@ static bool begin_fetch(struct loop *loop, struct flight *flight)
 
 	if (!cache_pin(slot, atomic_load(&slot->generation)))
 		return false;
-	if (supply_is_wanted(loop->supply, slot) && begin_pinned(loop, flight))
+	if (supply_is_wanted(&loop->supply, slot) && begin_pinned(loop, flight))
 		return true;
 	cache_unpin(slot);
 	return false;
@@ -258,7 +258,7 @@ static void step_download(struct loop *loop, struct flight *flight, short revent
 	struct slot *slot = flight->errand.slot;
 	enum aia_state state;
 
-	if (supply_issuer_in_chain(loop->supply, slot)) {
+	if (supply_issuer_in_chain(&loop->supply, slot)) {
 		end_flight(loop, flight);
 		agenda_withdraw(loop->agenda, slot);
 		return;
@@ -267,9 +267,9 @@ static void step_download(struct loop *loop, struct flight *flight, short revent
 	if (state == AIA_RUNNING)
 		return;
 	if (state == AIA_FOUND)
-		supply_issuer_arrived(loop->supply, slot, aia_issuer(download), aia_url(download));
+		supply_issuer_arrived(&loop->supply, slot, aia_issuer(download), aia_url(download));
 	else
-		supply_no_issuer(loop->supply, slot, aia_url(download), aia_why(download));
+		supply_no_issuer(&loop->supply, slot, aia_url(download), aia_why(download));
 	end_flight(loop, flight);
 	agenda_withdraw(loop->agenda, slot);
 }
@@ -386,8 +386,8 @@ static bool look_at(const struct loop *loop, struct slot *slot, bool is_stored)
 
 	if (!cache_pin(slot, atomic_load(&slot->generation)))
 		return false;
-	did = supply_take_ready(loop->supply, slot);
-	if (is_stored && supply_from_store(loop->supply, slot, false))
+	did = supply_take_ready(&loop->supply, slot);
+	if (is_stored && supply_from_store(&loop->supply, slot, false))
 		did = true;
 	cache_unpin(slot);
 	return did;
@@ -400,7 +400,7 @@ static bool look_at(const struct loop *loop, struct slot *slot, bool is_stored)
  */
 static void look_around(struct loop *loop)
 {
-	const struct supply *supply = loop->supply;
+	const struct supply *supply = &loop->supply;
 	size_t count = cache_slot_count(supply->cache);
 	bool is_stored;
 
@@ -432,7 +432,7 @@ static void sleep_outside(struct loop *loop)
 	if (look < timeout)
 		timeout = look > 0 ? (int)look : 0;
 	loop->gate->leave();
-	news = cache_sleep(loop->supply->cache, timeout);
+	news = cache_sleep(loop->supply.cache, timeout);
 	loop->gate->enter();
 	if (news)
 		agenda_stir(loop->agenda);
@@ -450,36 +450,72 @@ static void lead(struct loop *loop)
 	}
 }
 
+/* All but what other processes share: pins, and the locks of the store. */
+static void free_memory(struct loop *loop)
+{
+	for (size_t i = 0; i < FETCHES; i++) {
+		fetch_free(loop->flights[i].fetch);
+		aia_free(loop->flights[i].download);
+	}
+	free(loop->known);
+	agenda_free(loop->agenda);
+	connections_free(loop->tools.connections);
+	if (loop->tools.resolver)
+		resolver_free(loop->tools.resolver);
+	certificate_memo_free(&loop->crypto);
+	free(loop);
+}
+
+/* Of this process; guarded by the gate. */
+static struct loop *running;
+
+static struct loop *loop_new(const struct supply *supply, const struct gate *gate)
+{
+	struct loop *loop = calloc(1, sizeof(*loop));
+
+	if (!loop)
+		return NULL;
+	loop->crypto = *supply->crypto;
+	loop->crypto.gate = gate;
+	loop->crypto.memo = certificate_memo_new(MEMO_PLACES);
+	loop->supply = *supply;
+	loop->supply.crypto = &loop->crypto;
+	loop->tools = (struct fetch_tools){.crypto = &loop->crypto,
+		.config = supply->config,
+		.resolver = resolver_new(),
+		.connections = connections_new()};
+	loop->gate = gate;
+	loop->next_look =
+		supply->config->responses || supply->store->directory[0][0] ? 0 : INT64_MAX;
+	loop->agenda = agenda_new(&loop->supply);
+	return loop;
+}
+
 void loop_run(const struct supply *supply, const struct gate *gate)
 {
-	struct supply own = *supply;
-	struct loop loop = {
-		.crypto = *supply->crypto,
-		.supply = &own,
-		.tools = {.crypto = &loop.crypto,
-			.config = supply->config,
-			.resolver = resolver_new(),
-			.connections = connections_new()},
-		.gate = gate,
-		.next_look =
-			supply->config->responses || supply->store->directory[0][0] ? 0 : INT64_MAX,
-		.agenda = agenda_new(&own),
-	};
+	struct loop *loop = loop_new(supply, gate);
 
-	own.crypto = &loop.crypto;
-	loop.crypto.gate = gate;
-	loop.crypto.memo = certificate_memo_new(MEMO_PLACES);
-	if (loop.tools.resolver && loop.agenda) {
+	if (!loop)
+		return;
+	running = loop;
+	if (loop->tools.resolver && loop->agenda) {
 		store_prune(supply->store, clock_wall() / 1000, gate);
-		lead(&loop);
+		lead(loop);
 	}
 	for (size_t i = 0; i < FETCHES; i++)
-		if (loop.flights[i].errand.slot)
-			end_flight(&loop, &loop.flights[i]);
-	free(loop.known);
-	agenda_free(loop.agenda);
-	connections_free(loop.tools.connections);
-	if (loop.tools.resolver)
-		resolver_free(loop.tools.resolver);
-	certificate_memo_free(&loop.crypto);
+		if (loop->flights[i].errand.slot)
+			end_flight(loop, &loop->flights[i]);
+	running = NULL;
+	free_memory(loop);
+}
+
+void loop_forked(bool may_free)
+{
+	struct loop *loop = running;
+
+	running = NULL;
+	if (!loop || !may_free)
+		return;
+	loop->crypto.gate = NULL;
+	free_memory(loop);
 }

@@ -16,4 +16,10 @@
  */
 void loop_run(const struct supply *supply, const struct gate *gate);
 
+/*
+ * In a child that was made while the gate was open: there is no such thread here. What it had in
+ * memory is freed, or is lost if the allocator or libcrypto may not be called.
+ */
+void loop_forked(bool may_free);
+
 #endif

@@ -413,7 +413,7 @@ static void parent_forked(void)
 }
 
 /* Made anew, not unlocked: they belong to a thread that does not exist here. */
-static void forget_thread(void)
+static void forget_thread(bool may_free)
 {
 	pthread_mutex_init(&lock, NULL);
 	pthread_mutex_init(&gate, NULL);
@@ -422,6 +422,7 @@ static void forget_thread(void)
 	atomic_store(&thread_unwanted, 0);
 	atomic_store(&next_check, 0);
 	descriptor_close_all();
+	loop_forked(may_free);
 	ready_forked(&ready);
 }
 
@@ -429,7 +430,7 @@ static void child_forked(void)
 {
 	int saved = errno;
 
-	forget_thread();
+	forget_thread(!atomic_load(&gate_closed));
 	atomic_store(&own_pid, getpid());
 	/* A fork is going on in this child, too. */
 	if (--forking > 0) {
@@ -474,7 +475,7 @@ void host_child_cloned(bool is_known_to_libc)
 	int saved = errno;
 
 	if (atomic_load(&cache)) {
-		forget_thread();
+		forget_thread(false);
 		atomic_store(&own_pid, is_known_to_libc ? getpid() : NO_PID);
 	}
 	errno = saved;

@@ -256,7 +256,7 @@ static void begin_piece(void)
 	clock_looks = 0;
 }
 
-static const struct gate gate = {begin_piece, end_piece};
+static const struct gate gate = {.enter = begin_piece, .leave = end_piece};
 static const struct libcrypto no_crypto = {.gate = &gate};
 static struct config config;
 static struct agenda *agenda;
