@@ -28,7 +28,9 @@ endif
 CC ?= cc
 CFLAGS ?= -O2 -g
 # c-ares goes in statically: the host must not see it, nor bring its own.
-CARES_A ?= $(shell $(CC) -print-file-name=libcares.a)
+ifndef CARES_A
+CARES_A := $(shell $(CC) -print-file-name=libcares.a 2>/dev/null || echo libcares.a)
+endif
 
 cflags := -std=c11 -fPIC -fvisibility=hidden -pthread
 cflags += -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
