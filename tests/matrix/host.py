@@ -43,6 +43,10 @@ class Library:
     def __getattr__(self, name):
         return self._wrap(getattr(self._shim, name, None) or getattr(self._handle, name))
 
+    def pass_hooks(self):
+        """From now on this is a program that asks dlsym for everything."""
+        self._shim = None
+
     def behind(self, name):
         """As a program reaches it that asks dlsym: past all hooks."""
         return self._wrap(getattr(self._handle, name))
@@ -354,6 +358,37 @@ def only_the_handshake_reveals():
     serve_both(ctx)
 
 
+def looked_up():
+    """A server that no hook is called in, at a port, with a status callback if it has a file."""
+    LIB.pass_hooks()
+    ctx = server_context()
+    listener = socket.create_server(("127.0.0.1", int(FILES[2])))
+    if len(FILES) > 3:
+        with open(FILES[3], "rb") as file:
+            own = file.read()
+        callback = LIB.keep(CALLBACK(lambda ssl, _: staple(ssl, own)))
+        LIB.SSL_CTX_callback_ctrl(ctx, SET_STATUS_CALLBACK, callback)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            server = LIB.SSL_new(ctx)
+            LIB.SSL_set_fd(server, connection.fileno())
+            LIB.SSL_set_accept_state(server)
+            if LIB.SSL_do_handshake(server) == 1:
+                LIB.SSL_shutdown(server)
+            LIB.SSL_free(server)
+
+
+def staple(ssl, response):
+    """In a status callback: what it returns."""
+    if not response:
+        return NOACK
+    copy = LIB.CRYPTO_malloc(len(response), b"", 0)
+    ctypes.memmove(copy, response, len(response))
+    LIB.SSL_ctrl(ssl, SET_RESPONSE, len(response), copy)
+    return OK
+
+
 # What happens to a connection.
 
 
@@ -506,9 +541,7 @@ def own_callback():
     def callback(ssl, given):
         seen.add(given)
         if mode == "staples":
-            copy = LIB.CRYPTO_malloc(len(own), b"", 0)
-            ctypes.memmove(copy, own, len(own))
-            LIB.SSL_ctrl(ssl, SET_RESPONSE, len(own), copy)
+            staple(ssl, own)
         return {"none": NOACK, "fatal": FATAL}.get(mode, OK)
 
     kept = LIB.keep(CALLBACK(callback))

@@ -29,6 +29,9 @@ import urllib.parse
 PATIENCE = 20
 SLOW = 400  # with somebody who looks over the server's shoulder
 HERE = pathlib.Path(__file__).parent
+RELEASE = HERE.parent.parent / "build/release"
+TOOL = RELEASE / "ocspctl"
+AGENT = "@ocspreload"
 # There may be two: the release's own, and one built with an OpenSSL that is newer.
 NGINX = "/opt/nginx/nginx" if os.path.exists("/opt/nginx/nginx") else "nginx"
 ROWS = []
@@ -208,6 +211,8 @@ class Bench:
 
     def __init__(self, library, directory):
         self.preload = library
+        # In the environment besides.
+        self.settings = {}
         # What a server is started by, so that somebody looks over its shoulder.
         self.wrapper = []
         # ThreadSanitizer does not know what to do in the child of a process with threads.
@@ -230,6 +235,7 @@ class Bench:
             "OCSPRELOAD_LOG_LEVEL": os.environ.get("OCSPRELOAD_LOG_LEVEL", "warning"),
             "OCSPRELOAD_TRUSTED": str(self.authority.certificate),
             "OCSPRELOAD_STARTUP_WAIT": "10s",
+            **self.settings,
         }
 
     def close(self):
@@ -275,6 +281,23 @@ class Bench:
                    "-key", leaf.key, "-quiet", *options,
                    port=port, shim=shim, udp=udp)  # fmt: skip
         return port
+
+    def side_door(self, leaf, *own):
+        """A server that goes past the hooks; what its own status callback staples."""
+        port = free_port()
+        self.start(sys.executable, HERE / "host.py", libssl(which("openssl")), "looked_up",
+                   leaf.full, leaf.key, port, *own, port=port)  # fmt: skip
+        return port
+
+    def agent(self):
+        self.settings = {"LD_PRELOAD": ""}
+        self.start(TOOL, "agent", port=AGENT)
+        # Nothing is left to the servers but to ask it.
+        self.settings = {"OCSPRELOAD_FETCH": "off", "OCSPRELOAD_STORE": "off"}
+
+    def tool(self, *words, status=0):
+        environment = {**self.environment(), "LD_PRELOAD": "", "OCSPRELOAD_LOG": "stderr"}
+        return run(TOOL, *words, env=environment, status=status)
 
     def python(self, leaf):
         port = free_port()
@@ -392,7 +415,9 @@ def free_port(udp=False):
 
 
 def listens(port, udp=False):
-    """Without a connection, which the first handshake must be."""
+    """Without a connection, which the first handshake must be. A name is an abstract socket's."""
+    if port == AGENT:
+        return f" {AGENT}\n" in pathlib.Path("/proc/net/unix").read_text()
     table = pathlib.Path("/proc/net/udp" if udp else "/proc/net/tcp").read_text()
     state = "07" if udp else "0A"
     return f"0100007F:{port:04X} 00000000:0000 {state}" in table
@@ -424,6 +449,7 @@ def add_common_rows(name, start):
 add_common_rows("s_server", lambda bench, leaf: bench.s_server(leaf))
 add_common_rows("nginx", lambda bench, leaf: bench.nginx(leaf).port)
 add_common_rows("Python", lambda bench, leaf: bench.python(leaf))
+add_common_rows("side door", lambda bench, leaf: bench.side_door(leaf))
 
 
 @row("s_server: DTLS")
@@ -522,8 +548,14 @@ def nginx_with_chain(bench, leaf, **more):
     return bench.nginx(leaf, **more).port
 
 
+def side_door_with_chain(bench, leaf, shim=True):
+    bench.settings = {} if shim else {"OCSPRELOAD": "off"}
+    return bench.side_door(leaf)
+
+
 add_chain_rows("s_server", "openssl", s_server_with_chain, forks=False)
 add_chain_rows("nginx", NGINX, nginx_with_chain, forks=True)
+add_chain_rows("side door", "openssl", side_door_with_chain, forks=False)
 
 
 @row("s_server: revoked intermediate, not stapled")
@@ -629,6 +661,77 @@ def nginx_own_staple(bench):
     for version in VERSIONS:
         check(wanted.group() in bench.check_stapled(nginx.port, version), "stapled another")
     nginx.check_log()
+
+
+@row("side door: own staple left alone")
+def side_door_own_staple(bench):
+    leaf = bench.issue()
+    file = bench.authority.response_file(leaf, days=20)
+    wanted = re.search("Next Update: .*", run("openssl", "ocsp", "-respin", file, "-text",
+                                              "-noverify"))  # fmt: skip
+    port = bench.side_door(leaf, file)
+    for version in (*VERSIONS, *VERSIONS):
+        check(wanted.group() in bench.check_stapled(port, version), "stapled another")
+
+
+@row("side door: own callback without a staple")
+def side_door_own_callback(bench):
+    port = bench.side_door(bench.issue(), "/dev/null")
+    for version in (*VERSIONS, *VERSIONS):
+        bench.check_stapled(port, version)
+    bench.check_log()
+
+
+@row("agent: fetches for those that may not")
+def agent(bench):
+    bench.agent()
+    leaf = bench.intermediate().issue()
+    ports = s_server_with_chain(bench, leaf), bench.python(leaf), bench.side_door(leaf)
+    for port in (*ports, bench.nginx(leaf).port):
+        for version in VERSIONS:
+            bench.check_stapled(port, version)
+    if version_of("openssl") >= (3, 6, 1):
+        for port in ports:
+            wait_for_staples(bench, port, leaf, leaf.issuer)
+    asked = [len(authority.asked) for authority in bench.authorities]
+    most = 1 if version_of("openssl") >= (3, 6, 1) or version_of(NGINX) >= (3, 6, 1) else 0
+    check(asked == [most, 1], f"asked {asked}")
+    bench.check_log()
+
+
+@row("agent: knows the revoked one")
+def agent_revoked(bench):
+    bench.agent()
+    leaf = bench.issue(status="R")
+    port = bench.s_server(leaf)
+    for version in VERSIONS:
+        bench.check_unstapled(port, version)
+    wait_until(lambda: "revoked" in bench.log.read_text(), "a word on the revocation")
+
+
+@row("ocspctl: what it fetches is stapled")
+def fetched(bench):
+    leaf = bench.issue()
+    check("good" in bench.tool("doctor", leaf.full), "the doctor finds fault")
+    bench.tool("fetch", leaf.full)
+    bench.authority.asked.clear()
+    bench.settings = {"OCSPRELOAD_FETCH": "off"}
+    port = bench.s_server(leaf)
+    for version in VERSIONS:
+        bench.check_stapled(port, version)
+    check(not bench.authority.asked, "the responder was asked")
+    check("good" in bench.tool("status", leaf.full), "the store has nothing")
+    bench.check_log()
+
+
+@row("ocspctl: judges as a client does")
+def judged(bench):
+    leaf, other, revoked = bench.issue(), bench.issue(), bench.issue(status="R")
+    file = bench.authority.response_file(leaf, days=20)
+    bench.tool("check", leaf.full, file)
+    bench.tool("check", other.full, file, status=1)
+    bench.tool("fetch", revoked.full, status=1)
+    check("revoked" in bench.tool("doctor", revoked.full, status=1), "not a word of it")
 
 
 class Host:
@@ -860,7 +963,7 @@ def openssl_version(program):
 
 def two_versions(bench):
     """The program's libssl and that of a module, each with the other's names."""
-    module = HERE.parent.parent / "build/release/module.so"
+    module = RELEASE / "module.so"
     if version_of("openssl") < (3,):
         raise Absent
     leaf, other = bench.issue(), bench.issue()
@@ -906,10 +1009,9 @@ def memcheck(bench, leaks):
 
 
 def thread_sanitizer(bench, **_):
-    build = HERE.parent.parent / "build/release"
     old = pathlib.Path("/usr/lib/x86_64-linux-gnu/libtsan.so.0")
     directory, runtime = ("tsan-old", old) if old.exists() else ("tsan", old.with_suffix(".2"))
-    bench.preload = f"{runtime} {build / directory / 'libocspreload.so'}"
+    bench.preload = f"{runtime} {RELEASE / directory / 'libocspreload.so'}"
     bench.may_fork = False
     options = (
         "die_after_fork=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1:"
