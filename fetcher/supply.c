@@ -506,6 +506,8 @@ static enum cache_result take_revoked(const struct supply *supply, struct slot *
 {
 	int64_t now = clock_wall();
 	int64_t due = judgement->next_update * 1000;
+	bool is_news = atomic_load(&slot->state) != SLOT_REVOKED ||
+		       atomic_load(&slot->this_update) != judgement->this_update;
 	enum cache_result result =
 		cache_revoke(supply->cache, slot, judgement->this_update, now / 1000);
 	char revoked[CLOCK_TEXT_SIZE], next[CLOCK_TEXT_SIZE];
@@ -516,9 +518,10 @@ static enum cache_result take_revoked(const struct supply *supply, struct slot *
 		due = now + SCHEDULE_LEAST;
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->due, due);
-	log_error("%s: revoked since %s, says %s; stapling nothing; asking again at %s",
-		slot->label, clock_text(judgement->revoked_at, revoked), origin,
-		clock_text(due / 1000, next));
+	/* An agent may be asked in one handshake after the other. */
+	log_write(is_news ? LOG_LEVEL_ERROR : LOG_LEVEL_DEBUG,
+		"%s: revoked since %s, says %s; stapling nothing; asking again at %s", slot->label,
+		clock_text(judgement->revoked_at, revoked), origin, clock_text(due / 1000, next));
 	return result;
 }
 

@@ -242,8 +242,26 @@ def test_a_revocation_reaches_those_that_ask_the_agent(agent, asking, s_server, 
     agent(OCSPRELOAD_STORE=str(store))
     server = s_server(leaf, environment=asking)
     assert not handshake(server.port).stapled
-    wait_until(lambda: "revoked since" in server.log())
+    wait_until(lambda: "revoked since" in server.log(), 3, what=lambda: "LOG" + server.log())
     wait_until(lambda: "says the agent" in server.log())
+
+
+# Nothing is left to such a server but to ask the agent.
+ALONE = {"OCSPRELOAD_FETCH": "off", "OCSPRELOAD_STORE": "off", "OCSPRELOAD_STARTUP_WAIT": "20s"}
+
+
+def test_a_revocation_is_told_once_however_many_handshakes_ask(
+    agent, asking, s_server, issue, tmp_path
+):
+    leaf = issue(behaviour=r.revoked())
+    store = tmp_path / "agent-store"
+    store.mkdir(mode=0o755)
+    agent(OCSPRELOAD_STORE=str(store))
+    server = s_server(leaf, environment={**asking, **ALONE})
+    wait_until(lambda: not handshake(server.port).stapled and "says the agent" in server.log())
+    for _ in range(5):
+        assert not handshake(server.port).stapled
+    assert len(server.shim_lines("error")) == 1
 
 
 def test_a_host_that_must_not_fetch_has_what_the_agent_has(
