@@ -82,12 +82,16 @@ static void look(const struct supply *supply, struct slot *slot)
 	supply_from_store(supply, slot, false);
 }
 
-/* The machine's agent; as seldom, and only when it is time for a newer response. */
-static void ask_agent(const struct supply *supply, struct slot *slot)
+/*
+ * The machine's agent; as seldom, and only when it is time for a newer response. Not where a first
+ * one is waited for: an agent that this little patience takes for silent would not be asked then.
+ */
+static void ask_agent(const struct supply *supply, struct slot *slot, enum role role)
 {
+	bool awaits = role == ROLE_LEAF && cache_usable_until(slot) == 0 && host_may_wait(slot);
 	int64_t now = clock_steady();
 
-	if (!host_is_itself() || !supply_is_due(supply, slot) ||
+	if (awaits || !host_is_itself() || !supply_is_due(supply, slot) ||
 		now - atomic_load(&slot->asked) < LOOK_INTERVAL)
 		return;
 	atomic_store(&slot->asked, now);
@@ -117,7 +121,7 @@ static void refresh(struct libssl *lib, struct slot *slot, enum role role)
 		!host_check_thread(role == ROLE_LEAF && supply_is_due(&supply, slot)))
 		return;
 	look(&supply, slot);
-	ask_agent(&supply, slot);
+	ask_agent(&supply, slot, role);
 }
 
 /*

@@ -264,6 +264,21 @@ def test_a_revocation_is_told_once_however_many_handshakes_ask(
     assert len(server.shim_lines("error")) == 1
 
 
+def test_a_first_handshake_waits_for_an_agent_that_is_busy(
+    agent, asking, name, s_server, issue, tmp_path
+):
+    leaf = issue(behaviour=r.delayed(0.3, r.good()))
+    busy = agent(f"{name}-busy")
+    slow = Impostor(name, relay(busy.name, after=0.05))
+    try:
+        server = s_server(leaf, environment={**asking, **ALONE})
+        # What was asked when the certificate was loaded is long ago.
+        time.sleep(1.2)
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    finally:
+        slow.close()
+
+
 def test_a_host_that_must_not_fetch_has_what_the_agent_has(
     agent, asking, s_server, issue, responder, tmp_path
 ):
@@ -316,6 +331,18 @@ class Impostor:
         self._socket.shutdown(socket.SHUT_RDWR)
         for connection in [self._socket, *self._open]:
             connection.close()
+
+
+def relay(name, after):
+    """Passes all questions on, and the answers back so much later."""
+
+    def behave(connection):
+        with contextlib.suppress(OSError), connection:
+            answer = ask(name, connection.recv(1 << 20))
+            time.sleep(after)
+            connection.send(answer)
+
+    return behave
 
 
 def say(message):
