@@ -207,7 +207,7 @@ release:
 
 # That one .so in five releases of Debian: their OpenSSL, their servers.
 matrix: release
-	scripts/matrix
+	TEST_JOBS=$(TEST_JOBS) scripts/matrix
 
 demo:
 	@scripts/demo
