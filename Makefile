@@ -137,6 +137,7 @@ $(BUILD)/libfetcher.a: $(patsubst %.c,$(obj)/%.o,$(fetcher_sources))
 $(obj)/tests/fuzz/%.o: cppflags += -Ifetcher
 $(BUILD)/fuzz_config: fuzz_ldflags := -Wl,--wrap=fstat -Wl,--wrap=malloc
 $(BUILD)/fuzz_exchange: fuzz_ldflags := -Wl,--wrap=socket -Wl,--wrap=connect
+$(BUILD)/fuzz_exchange: fuzz_ldflags += -Wl,--wrap=getsockname -Wl,--wrap=getpeername
 $(fuzz_names:%=$(BUILD)/%): $(BUILD)/%: $(obj)/tests/fuzz/%.o $(BUILD)/libfetcher.a $(CARES_A)
 	$(CC) $(cflags) $(CFLAGS) $(ldflags) -fsanitize=fuzzer $(fuzz_ldflags) $(LDFLAGS) -o $@ \
 		$^ -lcrypto $(ldlibs)

@@ -2,6 +2,7 @@
 #include "descriptor.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -76,12 +77,34 @@ bool descriptor_adopt(struct descriptor *descriptor, int number)
 	return true;
 }
 
+/* As socket(2) makes it: of that family, with no name but the empty one, and no peer. */
+static bool is_new_socket(int number, int family)
+{
+	static const struct sockaddr_storage empty;
+	struct sockaddr_storage name = empty, peer;
+	socklen_t name_size = sizeof(name), peer_size = sizeof(peer);
+	bool is = getsockname(number, (struct sockaddr *)&name, &name_size) == 0 &&
+		  name.ss_family == family;
+
+	name.ss_family = empty.ss_family;
+	return is && memcmp(&name, &empty, sizeof(name)) == 0 &&
+	       getpeername(number, (struct sockaddr *)&peer, &peer_size) != 0 && errno == ENOTCONN;
+}
+
 bool descriptor_open_unlisted(struct descriptor *descriptor, int family, int type, int protocol)
 {
 	int number = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
 
 	*descriptor = (struct descriptor){.number = -1};
-	return number >= 0 && identify(descriptor, number);
+	if (number < 0 || !identify(descriptor, number))
+		return false;
+	/* A host that closes all numbers may have been quicker, and what was identified its own. */
+	if (!is_new_socket(number, family)) {
+		descriptor->number = -1;
+		errno = EBADF;
+		return false;
+	}
+	return true;
 }
 
 bool descriptor_open(struct descriptor *descriptor, int family, int type, int protocol)

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -37,6 +38,8 @@ static size_t count;
 /* NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 int __wrap_socket(int family, int type, int protocol);
 int __wrap_connect(int number, const struct sockaddr *address, socklen_t size);
+int __wrap_getsockname(int number, struct sockaddr *address, socklen_t *size);
+int __wrap_getpeername(int number, struct sockaddr *address, socklen_t *size);
 /* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 
 int __wrap_socket(int family, int type, int protocol)
@@ -57,6 +60,24 @@ int __wrap_connect(int number, const struct sockaddr *address, socklen_t size)
 	(void)address;
 	(void)size;
 	return 0;
+}
+
+/* As if the pair were the new socket that was asked for. */
+int __wrap_getsockname(int number, struct sockaddr *address, socklen_t *size)
+{
+	(void)number;
+	memset(address, 0, *size);
+	address->sa_family = AF_INET;
+	return 0;
+}
+
+int __wrap_getpeername(int number, struct sockaddr *address, socklen_t *size)
+{
+	(void)number;
+	(void)address;
+	(void)size;
+	errno = ENOTCONN;
+	return -1;
 }
 
 void resolver_start(struct resolver *resolver, const char *host, const char *port,

@@ -226,6 +226,14 @@ static void check_untouched(int peer)
 			fail("a socket of the host's own was closed");
 }
 
+/* EBUSY: a thread has been given the number this very moment, see dup2(2). */
+static void put_at(int from, int to)
+{
+	while (dup2(from, to) < 0)
+		if (errno != EBUSY)
+			fail("dup2");
+}
+
 static int run_descriptors(int count)
 {
 	int pair[2];
@@ -234,12 +242,12 @@ static int run_descriptors(int count)
 	for (int i = 0; i < count; i++) {
 		for (int fd = 3; fd < LOWEST_OWN + 2; fd++)
 			close(fd);
-		if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0 ||
-			dup2(pair[0], LOWEST_OWN) < 0 || dup2(pair[1], LOWEST_OWN + 1) < 0)
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0)
 			fail("socketpair");
+		put_at(pair[0], LOWEST_OWN);
+		put_at(pair[1], LOWEST_OWN + 1);
 		for (int fd = 3; fd < LOWEST_OWN; fd++)
-			if (dup2(LOWEST_OWN, fd) < 0)
-				fail("dup2");
+			put_at(LOWEST_OWN, fd);
 		usleep((useconds_t)(random() % LONGEST_REST));
 		check_untouched(LOWEST_OWN + 1);
 	}
@@ -292,6 +300,8 @@ static int run_handlers(int count)
 
 int main(int argc, char **argv)
 {
+	/* A child that exits must not say again what its parent has said. */
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	certificates = argc - 4;
 	if (certificates < 1 || certificates > CERTIFICATES) {
 		fprintf(stderr,
