@@ -40,6 +40,9 @@ def test_every_child_of_a_fork_storm_shakes_hands_and_staples(shim, issue, respo
 
 
 # ASan has a word to say of a stack that clone was given.
+one_thread_possible = pytest.mark.skipif(
+    "thread" in servers.SANITIZE, reason="ThreadSanitizer has a thread of its own"
+)
 every_way_past_fork = pytest.mark.parametrize(
     "how", ["syscall", "clone3", pytest.param("clone", marks=plain_build_only), "_Fork"]
 )
@@ -161,7 +164,7 @@ def alone(shim, leaf, what, who="single", times=1, rest=0, **variables):
     return ran.stdout
 
 
-@plain_build_only
+@one_thread_possible
 @pytest.mark.parametrize(
     "what, who",
     [
@@ -183,6 +186,7 @@ def test_a_host_may_do_what_needs_a_process_with_one_thread_and_staples_on(
     assert responder.count(leaf) >= 2
 
 
+@one_thread_possible
 @pytest.mark.parametrize("who, times", [("single", 50), ("leader", 50), ("standby", 10)])
 def test_a_host_may_do_it_again_and_again(shim, issue, who, times):
     leaf = issue("localhost")
@@ -192,7 +196,7 @@ def test_a_host_may_do_it_again_and_again(shim, issue, who, times):
     assert said == f"1 before, {times} of {times} after, 1 later\n"
 
 
-@plain_build_only
+@one_thread_possible
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_host_may_do_it_in_the_middle_of_a_fetch(shim, issue, times):
     leaf = issue("localhost", behaviour=answers.delayed(2, answers.good()))
