@@ -66,10 +66,10 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) int forking;
 
 static const struct libcrypto *_Atomic thread_crypto;
 static struct supply thread_supply;
-static atomic_bool thread_lives;                      /* in this process */
 static _Atomic(struct certificate_memo *) spare_memo; /* of thread_crypto; NULL: lent or none */
 static atomic_bool thread_lives;                      /* in this process */
 static _Atomic pid_t thread_id;    /* for the kernel, that of the last that was born here */
+static bool child_may_free;        /* of the fork that is going on; guarded by the gate */
 static atomic_int thread_unwanted; /* by that many threads of the host's, at this moment */
 static _Atomic int64_t next_check;
 static atomic_bool somebody_leads; /* as far as was known at the last check */
@@ -388,6 +388,28 @@ static bool take_gate(int patience)
 	return taken;
 }
 
+enum { MAIN_AND_OURS = 2 };
+
+/* Of this process; 0: /proc does not tell. */
+static size_t count_threads(void)
+{
+	enum { LINKS = 2 };
+	struct stat is;
+
+	return stat("/proc/self/task", &is) == 0 && is.st_nlink > LINKS ? is.st_nlink - LINKS : 0;
+}
+
+/*
+ * With the gate held: that nobody can be inside the allocator or libcrypto now, so that the child
+ * may call both.
+ */
+static bool nobody_works(void)
+{
+	size_t threads = count_threads();
+
+	return threads > 0 && threads <= MAIN_AND_OURS && !atomic_load(&gate_closed);
+}
+
 static void prepare_fork(void)
 {
 	int saved = errno;
@@ -401,6 +423,7 @@ static void prepare_fork(void)
 	pthread_mutex_lock(&gate);
 	atomic_fetch_sub(&gate_awaited, 1);
 	pthread_mutex_lock(&lock);
+	child_may_free = nobody_works();
 	errno = saved;
 }
 
@@ -430,7 +453,7 @@ static void child_forked(void)
 {
 	int saved = errno;
 
-	forget_thread(!atomic_load(&gate_closed));
+	forget_thread(child_may_free);
 	atomic_store(&own_pid, getpid());
 	/* A fork is going on in this child, too. */
 	if (--forking > 0) {
@@ -531,10 +554,7 @@ void host_return_memo(const struct libcrypto *crypto)
 /* Then the kernel refuses with and without ours. What /proc does not tell may be so. */
 static bool host_has_threads(void)
 {
-	enum { LINKS = 2, MAIN_AND_OURS = 2 };
-	struct stat is;
-
-	return stat("/proc/self/task", &is) == 0 && is.st_nlink > LINKS + MAIN_AND_OURS;
+	return count_threads() > MAIN_AND_OURS;
 }
 
 /* Not as soon as libc would say so: for a moment more, the kernel counts it among the process's. */
