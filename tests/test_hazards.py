@@ -39,10 +39,10 @@ def test_every_child_of_a_fork_storm_shakes_hands_and_staples(shim, issue, respo
     assert f"{STORM} children, {STORM} stapled, 0 hung or died" in ran.stdout, ran.stderr
 
 
-# ASan has a word to say of a stack that clone was given.
 one_thread_possible = pytest.mark.skipif(
     "thread" in servers.SANITIZE, reason="ThreadSanitizer has a thread of its own"
 )
+# ASan has a word to say of a stack that clone was given.
 every_way_past_fork = pytest.mark.parametrize(
     "how", ["syscall", "clone3", pytest.param("clone", marks=plain_build_only), "_Fork"]
 )

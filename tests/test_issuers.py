@@ -39,18 +39,6 @@ def impostor(authority):
 
 
 @pytest.fixture
-def store(tmp_path):
-    directory = tmp_path / "store"
-    directory.mkdir(mode=0o755)
-    return directory
-
-
-@pytest.fixture
-def stored(store):
-    return {"OCSPRELOAD_STORE": str(store)}
-
-
-@pytest.fixture
 def other_root(tmp_path_factory):
     return ca.Authority.create(tmp_path_factory.mktemp("other-root"), "Other Root")
 

@@ -15,7 +15,7 @@ from support import wait_until
 VERSIONS = ["1.2", "1.3"]
 
 needs_signals = pytest.mark.skipif(
-    not HAS_SIGNALS_AFTER_FORK, reason="a daemon that cannot be told anything"
+    not HAS_SIGNALS_AFTER_FORK, reason="ThreadSanitizer holds signals back from the child of a fork, a daemon"
 )
 
 

@@ -15,18 +15,6 @@ from support import wait_until
 SOON = 3
 
 
-@pytest.fixture
-def store(tmp_path):
-    directory = tmp_path / "store"
-    directory.mkdir(mode=0o755)
-    return directory
-
-
-@pytest.fixture
-def stored(store):
-    return {"OCSPRELOAD_STORE": str(store)}
-
-
 def fetch(leaf, environment):
     """By the tool, whether or not it is time to: what it said."""
     inherited = {name: value for name, value in os.environ.items() if "OCSPRELOAD" not in name}
