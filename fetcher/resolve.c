@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "resolve.h"
 
+#include "bytes.h"
 #include "descriptor.h"
+#include "file.h"
 
 /* Newer versions deprecate calls whose successors older ones do not have. */
 #define CARES_NO_DEPRECATED
@@ -9,16 +11,23 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/time.h>
+#include <unistd.h>
+
+#define RESOLV_CONF "/etc/resolv.conf"
+#define HOSTS "/etc/hosts"
 
 enum {
 	QUERY_TIMEOUT = 2000, /* milliseconds; it grows with each try */
 	QUERY_TRIES = 2,
 	QUERY_SOCKETS =
 		16, /* a datagram and a stream one for each name server, seldom more than 3 */
+	HOSTS_MOST = 1024 * 1024, /* bytes of the file */
 };
 
 struct lookup {
@@ -122,23 +131,117 @@ static void watch_socket(void *data, ares_socket_t number, int readable, int wri
 }
 
 /*
+ * What was kept for a root in which nothing is to be read: data, and no channel, since a channel of
+ * newer versions has a lock, which a child would inherit.
+ */
+
+struct configuration {
+	struct ares_options options;
+	int mask;
+	struct ares_addr_port_node *servers; /* options can hold but some of them */
+	char *hosts;                         /* the file's text; NULL: none */
+};
+
+/* Never freed, and never another: the thread may be reading it. */
+static _Atomic(struct configuration *) kept;
+
+static void set_options(struct ares_options *options, int *mask)
+{
+	/* HOSTALIASES names a file: not for a host that may run setuid. */
+	options->flags = ARES_FLAG_NOALIASES;
+	options->timeout = QUERY_TIMEOUT;
+	options->tries = QUERY_TRIES;
+	*mask |= ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES;
+}
+
+static void free_configuration(struct configuration *configuration)
+{
+	ares_destroy_options(&configuration->options);
+	ares_free_data(configuration->servers);
+	free(configuration->hosts);
+	free(configuration);
+}
+
+static char *read_hosts(void)
+{
+	struct buffer text = {0};
+
+	if (file_read(HOSTS, HOSTS_MOST, &text) || !buffer_append(&text, "", 1))
+		buffer_free(&text);
+	return (char *)text.data;
+}
+
+static bool fill_configuration(struct configuration *configuration)
+{
+	struct ares_options options = {0};
+	ares_channel channel;
+	bool filled;
+	int mask = 0;
+
+	set_options(&options, &mask);
+	if (ares_init_options(&channel, &options, mask) != ARES_SUCCESS)
+		return false;
+	filled = ares_save_options(channel, &configuration->options, &configuration->mask) ==
+			 ARES_SUCCESS &&
+		 ares_get_servers_ports(channel, &configuration->servers) == ARES_SUCCESS;
+	ares_destroy(channel);
+	configuration->hosts = read_hosts();
+	return filled;
+}
+
+void resolver_keep_configuration(void)
+{
+	struct configuration *configuration, *none = NULL;
+
+	if (atomic_load(&kept) || (access(RESOLV_CONF, R_OK) != 0 && access(HOSTS, R_OK) != 0))
+		return;
+	configuration = calloc(1, sizeof(*configuration));
+	if (!configuration)
+		return;
+	if (!fill_configuration(configuration) ||
+		!atomic_compare_exchange_strong(&kept, &none, configuration))
+		free_configuration(configuration);
+}
+
+/* What is to be used in the place of a file; NULL: the file. */
+static const struct configuration *kept_instead_of(const char *path)
+{
+	const struct configuration *configuration = atomic_load(&kept);
+
+	return configuration && access(path, R_OK) != 0 ? configuration : NULL;
+}
+
+/*
  * The channel
  */
+
+static int init_channel(struct resolver *resolver)
+{
+	const struct configuration *instead = kept_instead_of(RESOLV_CONF);
+	struct ares_options options = {0};
+	int mask = ARES_OPT_SOCK_STATE_CB, status;
+
+	if (instead) {
+		options = instead->options;
+		mask |= instead->mask;
+	}
+	set_options(&options, &mask);
+	options.sock_state_cb = watch_socket;
+	options.sock_state_cb_data = resolver;
+	status = ares_init_options(&resolver->channel, &options, mask);
+	if (status == ARES_SUCCESS && instead) {
+		status = ares_set_servers_ports(resolver->channel, instead->servers);
+		if (status != ARES_SUCCESS)
+			ares_destroy(resolver->channel);
+	}
+	return status;
+}
 
 static const char *open_channel(struct resolver *resolver)
 {
 	static const struct ares_socket_functions functions = {
 		socket_open, socket_close, socket_connect, socket_receive, socket_send};
-	struct ares_options options = {
-		/* HOSTALIASES names a file: not for a host that may run setuid. */
-		.flags = ARES_FLAG_NOALIASES,
-		.timeout = QUERY_TIMEOUT,
-		.tries = QUERY_TRIES,
-		.sock_state_cb = watch_socket,
-		.sock_state_cb_data = resolver,
-	};
-	int mask = ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB;
-	int status = ares_init_options(&resolver->channel, &options, mask);
+	int status = init_channel(resolver);
 
 	if (status != ARES_SUCCESS) {
 		resolver->channel = NULL;
@@ -208,6 +311,19 @@ static void describe_failure(char *why, size_t room, const char *host, int statu
 	}
 }
 
+/* c-ares then asks this machine, where as a rule nobody listens. */
+static void explain_failure(char *why, size_t room, int status)
+{
+	size_t size = strlen(why);
+
+	if ((status == ARES_ETIMEOUT || status == ARES_EREFUSED || status == ARES_ECONNREFUSED) &&
+		access(RESOLV_CONF, R_OK) != 0 && !atomic_load(&kept))
+		snprintf(why + size, room - size,
+			": this process cannot read %s; it needs a copy (in its chroot), an agent "
+			"(ocspctl agent), or a proxy with an address for a name",
+			RESOLV_CONF);
+}
+
 static void add_address(struct addresses *addresses, const void *address, socklen_t size)
 {
 	memcpy(&addresses->list[addresses->count].address, address, size);
@@ -263,13 +379,14 @@ static void remove_lookup(struct lookup *lookup)
 static void finish_lookup(struct lookup *lookup, int status, const struct ares_addrinfo_node *nodes)
 {
 	struct addresses addresses = {0};
-	char why[512];
+	char why[640];
 
 	remove_lookup(lookup);
 	if (lookup->done) {
 		take_addresses(&addresses, nodes, lookup->port);
 		if (addresses.count == 0) {
 			describe_failure(why, sizeof(why), lookup->host, status);
+			explain_failure(why, sizeof(why), status);
 			addresses.why = why;
 		}
 		lookup->done(lookup->argument, &addresses);
@@ -333,6 +450,44 @@ static bool parse_literal(struct addresses *addresses, const char *host, const c
 	return addresses->count > 0;
 }
 
+/* Of a line of hosts(5), from where *word is: moves on to the next word; 0 at the line's end. */
+static size_t next_word(const char **word)
+{
+	*word += strspn(*word, " \t\r\f\v");
+	return strcspn(*word, " \t\r\f\v\n#");
+}
+
+static void parse_hosts_line(
+	struct addresses *addresses, const char *line, const char *host, const char *port)
+{
+	char address[INET6_ADDRSTRLEN];
+	size_t size = next_word(&line);
+
+	if (size >= sizeof(address))
+		return;
+	memcpy(address, line, size);
+	address[size] = '\0';
+	for (line += size; (size = next_word(&line)) > 0; line += size)
+		if (strlen(host) == size && strncasecmp(line, host, size) == 0) {
+			parse_literal(addresses, address, port);
+			return;
+		}
+}
+
+/* c-ares reads the file by itself, where there is one. */
+static bool parse_kept_hosts(struct addresses *addresses, const char *host, const char *port)
+{
+	const struct configuration *instead = kept_instead_of(HOSTS);
+	const char *line = instead ? instead->hosts : NULL;
+
+	while (line && addresses->count < RESOLVE_ADDRESSES) {
+		parse_hosts_line(addresses, line, host, port);
+		line = strchr(line, '\n');
+		line = line ? line + 1 : NULL;
+	}
+	return addresses->count > 0;
+}
+
 static void start_lookup(struct resolver *resolver, struct lookup *lookup)
 {
 	const struct ares_addrinfo_hints hints = {
@@ -354,7 +509,7 @@ void resolver_start(struct resolver *resolver, const char *host, const char *por
 	struct addresses addresses = {0};
 	struct lookup *lookup;
 
-	if (parse_literal(&addresses, host, port)) {
+	if (parse_literal(&addresses, host, port) || parse_kept_hosts(&addresses, host, port)) {
 		done(argument, &addresses);
 		return;
 	}

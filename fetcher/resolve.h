@@ -30,6 +30,14 @@ struct resolver *resolver_new(void);
 void resolver_free(struct resolver *resolver);
 
 /*
+ * Reads /etc/resolv.conf and /etc/hosts for later look-ups of this process, and of those that it
+ * forks, that cannot: to be called before a chroot. What is readable at the time of a look-up comes
+ * first. Keeps what it read first, where it is called again. Any thread; takes memory, some 3 KiB
+ * and the size of /etc/hosts, once for all.
+ */
+void resolver_keep_configuration(void);
+
+/*
  * Looks host up (a name, or a literal IPv4 or IPv6 address, which costs no look-up) and calls done
  * exactly once, at the latest when the resolver is freed: perhaps before resolver_start returns.
  * *addresses lives as long as the call.

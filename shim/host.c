@@ -6,6 +6,7 @@
 #include "../fetcher/descriptor.h"
 #include "../fetcher/log.h"
 #include "../fetcher/loop.h"
+#include "../fetcher/resolve.h"
 #include "privileges.h"
 #include "registry.h"
 
@@ -164,6 +165,18 @@ bool host_is_wanted(void)
 {
 	host_config();
 	return wanted;
+}
+
+void host_leaves_root(void)
+{
+	int saved = errno, cancel_state;
+
+	/* To read files is to offer oneself to pthread_cancel. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	if (host_is_wanted() && config.fetch)
+		resolver_keep_configuration();
+	pthread_setcancelstate(cancel_state, NULL);
+	errno = saved;
 }
 
 /*

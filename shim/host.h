@@ -28,6 +28,11 @@ void host_leave(struct visit visit);
 /* Read on the first call; any thread. */
 const struct config *host_config(void);
 
+/*
+ * Before a chroot: reads what is needed later and is out of reach then. Any thread of the host's.
+ */
+void host_leaves_root(void);
+
 /* False if this process is to be left alone: OCSPRELOAD=off, or not listed in OCSPRELOAD_ONLY. */
 bool host_is_wanted(void);
 

@@ -19,6 +19,8 @@
  *    thread hold?
  *  - setuid WHAT MS: gives up root by system calls of its own, all (dropping) or all but one
  *    capability (keeping); after MS, who is each thread?
+ *  - jail WHO DIR MS: shakes hands, enters DIR by chroot; after MS, shakes hands until one is
+ *    stapled; as WHO (parent; child, of a process without OpenSSL; raw, by a system call)
  *  - alone WHAT WHO COUNT MS: does COUNT times what the kernel allows to one thread alone (unshare,
  *    syscall, memory, setns; fetching: memory, but in the middle of a fetch) or what it refuses two
  *    (company), as WHO (single, leader, standby), with a handshake before, one after each, and one
@@ -450,6 +452,35 @@ static int run_setuid(char **arguments)
 	return 0;
 }
 
+/* "parent", or a "child" that goes on alone, as a daemon does; or "raw", past libc. */
+static int run_jail(char **arguments)
+{
+	enum { INTERVAL_MS = 100, TRIES = 200 };
+	unsigned pause_ms = parse_number(arguments[2]), tries = 0;
+	SSL_CTX *ctx = make_server();
+	pid_t child = strcmp(arguments[0], "child") == 0 ? fork() : 0;
+	bool is_raw = strcmp(arguments[0], "raw") == 0;
+	int status;
+
+	if (child != 0) {
+		/* But its parent is waited for. */
+		OPENSSL_cleanup();
+		if (waitpid(child, &status, 0) != child)
+			fail("waitpid");
+		return status != 0;
+	}
+	printf("%d before, ", shake_hands(ctx) > 0);
+	if ((is_raw ? syscall(SYS_chroot, arguments[1]) : chroot(arguments[1])) != 0 ||
+		chdir("/") != 0)
+		fail("chroot");
+	usleep(pause_ms * 1000);
+	while (shake_hands(ctx) <= 0 && tries++ < TRIES)
+		usleep(INTERVAL_MS * 1000);
+	printf("%d after\n", tries <= TRIES);
+	fflush(stdout);
+	_exit(0);
+}
+
 /* A process that holds its place among those that share the cache, and ends with its parent. */
 static pid_t make_other(void)
 {
@@ -859,6 +890,7 @@ static const struct {
 	{"question", 1, run_question},
 	{"capset", 1, run_capset},
 	{"setuid", 2, run_setuid},
+	{"jail", 3, run_jail},
 	{"alone", 4, run_alone},
 	{"bequeath", 1, run_bequeath},
 	{"reload", 2, run_reload},

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetcher/resolve.c fetcher/descriptor.c */
+/* links: fetcher/resolve.c fetcher/descriptor.c fetcher/file.c fetcher/bytes.c */
 /*
  * The name server is in this program: connect, as this program defines it, leads there what is
  * meant for a name server, and recvfrom says that the answers come from where the question was
