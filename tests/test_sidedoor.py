@@ -4,6 +4,7 @@
 import concurrent.futures
 import functools
 import subprocess
+import sys
 
 import daemons_web
 import pytest
@@ -43,6 +44,21 @@ class OfficialNode(Server):
     def command(self):
         script = HERE / "hosts" / "node_server.js"
         return [self._node, str(script), str(self.port), *map(str, self._arguments)]
+
+
+# As systemd does for a unit with a socket: it listens, and the server finds it open.
+_HAND_OVER = """import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=64)
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class OfficialNodeThatIsHandedItsSocket(OfficialNode):
+    def command(self):
+        return [sys.executable, "-c", _HAND_OVER, str(self.port), *super().command()]
 
 
 @pytest.fixture
@@ -129,6 +145,17 @@ def test_the_official_node_with_nothing_to_staple_is_left_alone(node, issue, tmp
     server = node(leaf)
     assert not handshake(server.port).stapled
     assert "ocspreload" not in server.threads()
+
+
+@plain_build_only
+def test_the_official_node_staples_at_a_socket_that_is_handed_over(
+    _starter, issue, responder, tmp_path
+):
+    leaf = issue()
+    server = _starter(OfficialNodeThatIsHandedItsSocket)(leaf)
+    for _ in range(3):
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    assert responder.count(leaf) == 1
 
 
 class NodeAsDaemon(daemons_web.Nodejs):

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // usage: node node_server.js PORT CHAIN.pem KEY.pem [NAME=PEM...]
+// Serves at descriptor 3 if one is handed over, as systemd does it.
 "use strict";
 
 const fs = require("fs");
@@ -24,4 +25,4 @@ https
     },
     (request, response) => response.end("hello"),
   )
-  .listen(Number(port), "127.0.0.1");
+  .listen(process.env.LISTEN_FDS ? { fd: 3 } : { port: Number(port), host: "127.0.0.1" });
