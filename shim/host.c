@@ -148,10 +148,6 @@ static void load_config(void)
 
 	config_load(&config, environment, CONFIG_FILE);
 	wanted = config.enabled && (!config.only || program_is_listed(config.only));
-	if (wanted) {
-		store_open(&store, &config);
-		ready_open(&ready, config.responses);
-	}
 	errno = saved;
 }
 
@@ -669,6 +665,8 @@ struct cache *host_cache(void)
 	if (!made && !refused) {
 		made = cache_create();
 		if (made) {
+			store_open(&store, &config);
+			ready_open(&ready, config.responses);
 			atomic_store(&own_pid, getpid());
 			atomic_store(&cache, made);
 			pthread_atfork(prepare_fork, parent_forked, child_forked);

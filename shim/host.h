@@ -37,8 +37,9 @@ void host_leaves_root(void);
 bool host_is_wanted(void);
 
 /*
- * The cache, which the first call makes; NULL if the kernel refuses it. Any thread. Also where fork
- * and exit begin to be watched: a process that never loads a server certificate has no handlers.
+ * The cache, which the first call makes; NULL if the kernel refuses it. Any thread. Also where the
+ * store is opened, and where fork and exit begin to be watched: a process that never loads a server
+ * certificate has no handlers, and makes no directory.
  */
 struct cache *host_cache(void);
 

@@ -866,6 +866,18 @@ def test_it_is_asked_at_its_default_name_unless_told_otherwise(shim, authority, 
     in_a_network_of_its_own(test)
 
 
+@needs_root
+@plain_build_only
+def test_a_server_that_is_chrooted_before_it_loads_anything_finds_it_by_the_file(
+    agent, name, daemon, issue, tmp_path
+):
+    leaf = issue(kind="rsa")
+    agent()
+    file = daemons_long.with_etc(tmp_path, {"ocspreload.conf": f"OCSPRELOAD_AGENT={name}\n"})
+    server = daemon(daemons.Dovecot, leaf, environment={"OCSPRELOAD_AGENT": None}, wrapper=file)
+    assert_strict(server.handshake().staple, leaf, tmp_path)
+
+
 def test_a_place_where_it_cannot_be_is_reported(s_server, issue):
     server = s_server(issue(), environment={"OCSPRELOAD_AGENT": "relative/path"})
     assert handshake(server.port).stapled
