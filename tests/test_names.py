@@ -92,6 +92,19 @@ def test_a_host_that_never_could_read_it_is_told_what_to_do(
     assert ran.returncode == 0
 
 
+@pytest.mark.parametrize("how", ["fork", "syscall"])
+def test_no_child_that_is_made_in_the_middle_of_look_ups_hangs(
+    shim, leaf, name_server, how, tmp_path
+):
+    arguments = ("fork", 200) if how == "fork" else ("children", how, 200)
+
+    ran = run_host(shim, leaf, *arguments, wrapper=etc(tmp_path, name_server))
+
+    assert ran.returncode == 0, ran.stderr
+    assert "200 children, 200 stapled, 0 hung or died" in ran.stdout, ran.stderr
+    assert name_server.count(NAME) >= 2
+
+
 @plain_build_only
 def test_haproxys_chrooted_worker_renews_what_it_must_look_up(
     shim, authority, responder, name_server, public, tmp_path
