@@ -83,19 +83,30 @@ class Agent:
         )
         self.process = None
 
-    def start(self, listens=True):
+    def start(self, serves=True):
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log
             )
-        if listens:
-            wait_until(self._listens, what=self.log)
+        if serves:
+            wait_until(self._serves, what=self.log)
         return self
 
-    def _listens(self):
+    def _serves(self):
+        """
+        It hangs up on who ends without a question. To be connected says only that it listens, which
+        is before it has given up root and catches signals.
+        """
         assert self.process.poll() is None, self.log()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            return probe.connect_ex(address_of(self.name)) == 0
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe,
+        ):
+            probe.settimeout(20)
+            probe.connect(address_of(self.name))
+            probe.shutdown(socket.SHUT_WR)
+            return probe.recv(1) == b""
+        return False
 
     def stop(self):
         if self.process:
@@ -128,9 +139,9 @@ def agent(shim, tmp_path, name):
     """Starts agents; the first argument is what they are called."""
     with contextlib.ExitStack() as stack:
 
-        def start(called=None, *options, listens=True, **more):
+        def start(called=None, *options, serves=True, **more):
             one = Agent(shim, tmp_path, called or name, *options, **more)
-            return stack.enter_context(one).start(listens)
+            return stack.enter_context(one).start(serves)
 
         yield start
 
@@ -611,7 +622,7 @@ def test_a_user_who_says_nothing_on_many_connections_keeps_nobody_else_out(
 
 def test_a_second_agent_of_that_name_says_so_and_ends(agent, name):
     agent()
-    second = agent(listens=False)
+    second = agent(serves=False)
     assert second.process.wait(10) == 1
     assert "Address already in use" in second.log()
 
