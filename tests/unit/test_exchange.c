@@ -216,19 +216,19 @@ static void server_step(struct server *server)
 static const struct url peer = {"server.test", "80", "/", "server.test"};
 static const char request[] = "GET /x HTTP/1.1\r\n\r\n";
 
-static struct exchange *start(struct resolver *resolver, int64_t time)
-{
-	struct bytes bytes = {(const unsigned char *)request, sizeof(request) - 1};
-
-	return exchange_start(resolver, &peer, bytes, clock_steady() + time);
-}
-
 /* Nothing grows old in a test on a slow machine. */
 static int64_t stopped_clock; /* 0: it runs */
 
 static int64_t now_steady(void)
 {
 	return stopped_clock ? stopped_clock : clock_steady();
+}
+
+static struct exchange *start(struct resolver *resolver, int64_t time)
+{
+	struct bytes bytes = {(const unsigned char *)request, sizeof(request) - 1};
+
+	return exchange_start(resolver, &peer, bytes, now_steady() + time);
 }
 
 /* Turns until the exchange has left wanted behind, or is over. */
@@ -342,15 +342,53 @@ static void test_broken_answers(void)
 		flood, "HTTP/1.1 200 OK\r\nContent-Length: 10485760\r\n\r\n", LONG, "too large");
 }
 
+/* Turns until the server has the request, and some more. */
+static enum exchange_state run_into_silence(struct exchange *exchange, struct server *server)
+{
+	enum exchange_state state = run_past(exchange, server, EXCHANGE_SENDING);
+
+	for (int turns = 0; turns < 10 && state < EXCHANGE_DONE;) {
+		turns += server->received.size >= server->wanted;
+		poll(NULL, 0, 1);
+		server_step(server);
+		state = exchange_step(exchange, POLLIN, now_steady());
+	}
+	return state;
+}
+
+/* On a clock that does not run, so that a busy machine adds nothing. */
+static void check_slowness(void (*answer)(struct server *))
+{
+	struct resolver resolver = {0};
+	struct exchange *exchange;
+	struct server server;
+	int timeout = -1;
+
+	server_open(&server, &resolver);
+	server.wanted = sizeof(request) - 1;
+	server.answer = answer;
+	stopped_clock = clock_steady();
+	exchange = start(&resolver, SHORT);
+	CHECK_EQ(run_into_silence(exchange, &server), EXCHANGE_RECEIVING);
+	if (CHECK_EQ(server.received.size, sizeof(request) - 1))
+		CHECK(memcmp(server.received.data, request, sizeof(request) - 1) == 0);
+	exchange_poll(exchange, now_steady(), &timeout);
+	CHECK_EQ(timeout, SHORT);
+	stopped_clock += SHORT - 1;
+	CHECK_EQ(exchange_step(exchange, 0, now_steady()), EXCHANGE_RECEIVING);
+	stopped_clock += 1;
+	CHECK_EQ(exchange_step(exchange, 0, now_steady()), EXCHANGE_FAILED);
+	CHECK(why_says(exchange, "no answer within 0.2 s (waiting for the response of 127"));
+	CHECK(exchange_response(exchange)->body.size <= EXCHANGE_LIMIT);
+	stopped_clock = 0;
+	exchange_free(exchange);
+	server_close(&server);
+}
+
 static void test_slow_answers(void)
 {
-	int64_t start_time = clock_steady();
-
-	check_failure(NULL, "", SHORT, "no answer within 0.2 s (waiting for the response of 127");
-	CHECK(clock_steady() >= start_time + SHORT);
-	start_time = clock_steady();
-	check_failure(drip, "", SHORT, "no answer within 0.2 s (waiting for the response of 127");
-	CHECK(clock_steady() >= start_time + SHORT);
+	check_slowness(NULL);
+	check_slowness(drip);
 }
 
 static void test_a_request_that_does_not_fit(void)
@@ -541,8 +579,12 @@ static void test_silence(void)
 
 	if (fill_queue(silent, port, fillers)) {
 		add_address(&resolver, port);
+		stopped_clock = clock_steady();
 		exchange = start(&resolver, SHORT);
+		CHECK_EQ(exchange_step(exchange, 0, now_steady()), EXCHANGE_CONNECTING);
+		stopped_clock += SHORT;
 		CHECK_EQ(run(exchange, NULL), EXCHANGE_FAILED);
+		stopped_clock = 0;
 		CHECK(why_says(exchange, "no answer within 0.2 s (connecting to 127.0.0.1:80)"));
 		exchange_free(exchange);
 		check_that_a_refusal_is_not_waited_for(&resolver, port);
@@ -594,13 +636,17 @@ static void test_no_address(void)
 static void test_waiting_for_the_resolver(void)
 {
 	struct resolver resolver = {.later = true};
-	struct exchange *exchange = start(&resolver, SHORT);
+	struct exchange *exchange;
 	int timeout = -1;
 
-	CHECK_EQ(exchange_step(exchange, 0, clock_steady()), EXCHANGE_RESOLVING);
-	CHECK_EQ(exchange_poll(exchange, clock_steady(), &timeout).fd, -1);
-	CHECK(timeout >= 0 && timeout <= SHORT);
+	stopped_clock = clock_steady();
+	exchange = start(&resolver, SHORT);
+	CHECK_EQ(exchange_step(exchange, 0, now_steady()), EXCHANGE_RESOLVING);
+	CHECK_EQ(exchange_poll(exchange, now_steady(), &timeout).fd, -1);
+	CHECK_EQ(timeout, SHORT);
+	stopped_clock += SHORT;
 	CHECK_EQ(run(exchange, NULL), EXCHANGE_FAILED);
+	stopped_clock = 0;
 	CHECK(why_says(exchange, "no answer within 0.2 s (looking up the name server.test)"));
 	exchange_free(exchange);
 	CHECK_EQ(resolver.cancelled, 1);
