@@ -40,7 +40,9 @@ enum {
 	/* Certificates in a memo that is kept. What comes back is a host's issuers: a few. */
 	MEMO_PLACES = 32,
 	LOCK_PATIENCE = 2 * AGENT_PATIENCE, /* nothing longer is done under lock */
-	/* Milliseconds for the thread to end. A standby looks once a second whether it is to. */
+	SHORT_WAIT = 50,
+	/* Naps of a millisecond for the thread to end: a machine that stands still takes one of them
+	 * with it. A standby looks once a second whether it is to. */
 	DISMISSAL_PATIENCE = 2000,
 	NO_PID = 0, /* of a child of a raw clone */
 };
@@ -377,14 +379,19 @@ static void await_window(void)
 			host_await(cache_slot(shared, i));
 }
 
+/* In short waits: a machine that stands still takes one of them with it, not all, and whoever has
+ * the mutex comes to its next one. */
 static bool take_within(pthread_mutex_t *mutex, int patience)
 {
-	struct timespec until;
-	int64_t end = clock_wall() + patience;
+	bool taken = false;
 
-	until.tv_sec = end / 1000;
-	until.tv_nsec = end % 1000 * 1000000;
-	return pthread_mutex_timedlock(mutex, &until) == 0;
+	for (int waited = 0; !taken && waited < patience; waited += SHORT_WAIT) {
+		int64_t end = clock_wall() + SHORT_WAIT;
+		struct timespec until = {end / 1000, end % 1000 * 1000000};
+
+		taken = pthread_mutex_timedlock(mutex, &until) == 0;
+	}
+	return taken;
 }
 
 static bool take_gate(int patience)
@@ -576,11 +583,10 @@ static bool thread_is_gone(void)
 static bool await_end_of_thread(void)
 {
 	static const struct timespec moment = {0, 1000000};
-	int64_t deadline = clock_steady() + DISMISSAL_PATIENCE;
 
 	cache_wake(atomic_load(&cache));
-	while (!thread_is_gone()) {
-		if (clock_steady() >= deadline)
+	for (int naps = 0; !thread_is_gone(); naps++) {
+		if (naps == DISMISSAL_PATIENCE)
 			return false;
 		nanosleep(&moment, NULL);
 	}
