@@ -41,8 +41,8 @@ enum {
 	MEMO_PLACES = 32,
 	LOCK_PATIENCE = 2 * AGENT_PATIENCE, /* nothing longer is done under lock */
 	SHORT_WAIT = 50,
-	/* Naps of a millisecond for the thread to end: a machine that stands still takes one of them
-	 * with it. A standby looks once a second whether it is to. */
+	/* Naps of a millisecond for the thread to end: a machine that stands still takes one of
+	 * them with it. A standby looks once a second whether it is to. */
 	DISMISSAL_PATIENCE = 2000,
 	NO_PID = 0, /* of a child of a raw clone */
 };

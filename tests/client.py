@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from OpenSSL._util import lib
 from servers import BUILD, PLAIN_ENVIRONMENT
+from support import seconds_since
 
 VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 # By kind of key; TLS 1.3 takes its choice from the signature algorithms, TLS 1.2 from the suites.
@@ -32,7 +33,7 @@ class Handshake:
     version: str
     serial: int
     resumed: bool
-    seconds: float
+    seconds: float  # but for those in which the machine stood still
     session: typing.Any = None
     answer: bytes = b""
 
@@ -93,7 +94,7 @@ class Client:
         self._staple = staple or None
         return True
 
-    def handshake(self, port, sni="localhost", session=None, timeout=20, talk=None):
+    def handshake(self, port, sni="localhost", session=None, timeout=60, talk=None):
         """talk tells what to say to a server that is not for the web; see Talk."""
         talk = talk or Talk()
         self._staple = None
@@ -112,11 +113,11 @@ class Client:
                 connection.set_session(session)
             if self._ask:
                 connection.request_ocsp()
-            connection.do_handshake()
-            seconds = time.monotonic() - began
+            _persist(connection.do_handshake, began, timeout)
+            seconds = seconds_since(began)
             # A request, because the tickets of TLS 1.3 come after the handshake.
             connection.sendall(talk.request)
-            answer = _receive(connection, talk.end) if talk.listens else b""
+            answer = _receive(connection, talk.end, timeout) if talk.listens else b""
             result = Handshake(
                 staple=self._staple,
                 version=connection.get_protocol_version_name(),
@@ -133,12 +134,23 @@ class Client:
             return result
 
 
-def _receive(connection, end):
+def _persist(do, began, timeout):
+    """A socket with a timeout gives up as well when its process has been stopped, and goes on."""
+    while True:
+        try:
+            return do()
+        except SSL.WantReadError:
+            if seconds_since(began) >= timeout:
+                raise
+
+
+def _receive(connection, end, timeout):
     """Until the server hangs up, or has said end."""
     data = b""
+    began = time.monotonic()
     try:
         while not end or end not in data:
-            data += connection.recv(4096)
+            data += _persist(lambda: connection.recv(4096), began, timeout)
     except (SSL.ZeroReturnError, SSL.SysCallError):
         pass
     return data
@@ -276,7 +288,7 @@ def s_client(port, *options, environment=None):
         text=True,
         errors="replace",
         check=False,
-        timeout=30,
+        timeout=120,
         env=environment,
     )
     return SClient(result.stdout + result.stderr, result.returncode)

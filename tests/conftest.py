@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import ca
@@ -13,6 +14,10 @@ import hosts_table
 import pytest
 import responder as responder_module
 import servers
+
+# A shell has what it starts in the background ignore it, and so would every server of the tests.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import subprocess
 import threading
 
 from client import Talk
-from daemons import Daemon, is_open
+from daemons import Daemon, is_open, waits_for_connections
 from daemons_web import Proxy
 from hosts_table import UNPACKED
-from servers import BUILD, HERE, LIBRARY, PLAIN_ENVIRONMENT
+from servers import BUILD, HERE, LIBRARY, PLAIN_ENVIRONMENT, children
 from support import free_port, wait_until
 
 # The command sees an /etc of its own, with $2 laid over it; the machine's stays as it is.
@@ -286,9 +286,15 @@ class Uwsgi(Daemon):
         return self.log().count("spawned uWSGI worker ")
 
     def reload(self):
+        # The signal by which the master ends a worker is lost on one that has just been born.
+        wait_until(self._is_at_rest, what=self.log)
         spawned = self._spawned()
         super().reload()
         wait_until(lambda: self._spawned() >= spawned + 2, what=self.log)
+
+    def _is_at_rest(self):
+        workers = children(self.pid)
+        return len(workers) == 2 and all(map(waits_for_connections, workers))
 
     def command(self):
         listen = f"127.0.0.1:{self.port},{self.certificate},{self.key}"

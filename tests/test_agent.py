@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives import serialization
 from conftest import needs_root, plain_build_only
 from servers import BUILD, SANITIZE, end_tree
 from support import wait_until
-from test_hazards import run_host
+from test_hazards import inherits_no_socket, run_host
 
 QUESTION = b"OCSPq\0\0\1"
 ANSWER = b"OCSPa\0\0\1"
@@ -41,11 +41,12 @@ def address_of(name):
     return "\0" + name[1:] if name.startswith("@") else name
 
 
-def ask(name, message, timeout=20):
+def ask(name, message, timeout=60):
     """What a stranger who speaks the protocol gets; None if the agent hangs up."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(timeout)
-        connection.connect(address_of(name))
+        # Not at once where its queue is full for a moment.
+        wait_until(lambda: connection.connect_ex(address_of(name)) == 0)
         connection.sendall(message)
         return connection.recv(1 << 20) or None
 
@@ -112,7 +113,7 @@ class Agent:
         if self.process:
             self.process.terminate()
             process, self.process = self.process, None
-            status = process.wait(10)
+            status = process.wait(60)
             self._shim.keep_report(self.log())
             return status
         return None
@@ -173,7 +174,7 @@ def test_servers_that_share_no_store_fetch_once(agent, asking, s_server, issue, 
 
 
 def test_every_refresh_of_the_machine_is_one_request(agent, asking, s_server, issue, responder):
-    leaf = issue(behaviour=r.good(validity=6))
+    leaf = issue(behaviour=r.soon_due())
     running = agent()
     servers = [s_server(leaf, environment=asking) for _ in range(3)]
     while responder.count(leaf) < 4:
@@ -253,7 +254,7 @@ def test_a_revocation_reaches_those_that_ask_the_agent(agent, asking, s_server, 
     agent(OCSPRELOAD_STORE=str(store))
     server = s_server(leaf, environment=asking)
     assert not handshake(server.port).stapled
-    wait_until(lambda: "revoked since" in server.log(), 3, what=lambda: "LOG" + server.log())
+    wait_until(lambda: "revoked since" in server.log(), what=server.log)
     wait_until(lambda: "says the agent" in server.log())
 
 
@@ -420,10 +421,14 @@ def test_what_an_agent_makes_up_is_not_stapled(
     try:
         variables = {"OCSPRELOAD_STARTUP_WAIT": "500ms", "OCSPRELOAD_FETCH": "off"}
         server = s_server(leaf, environment={**asking, **variables})
-        deadline = time.monotonic() + 3.5
-        while time.monotonic() < deadline:
+        end = time.monotonic() + 3.5
+
+        def each_was_told():
             assert not handshake(server.port).stapled
-        assert impostor.asked >= 3
+            # The last of them may be on its way.
+            return time.monotonic() > end and impostor.asked > 3
+
+        wait_until(each_was_told, what=server.log)
         wait_until(lambda: "the agent's response is of no use" in server.log())
     finally:
         impostor.close()
@@ -474,8 +479,7 @@ def test_a_child_inherits_no_descriptor_of_a_question_under_way(name, shim, issu
         nonlocal lines
         lines = itertools.chain([say(an_answer(ASKS))], itertools.repeat(be_silent))
         ran = run_host(shim, leaf, "sockets", 60, **variables)
-        assert ran.stdout.endswith(" sockets before, 0 in the child\n"), ran.stderr
-        return ran.stdout.startswith("1 ") and "asking http" not in ran.stderr
+        return inherits_no_socket(ran) and "asking http" not in ran.stderr
 
     try:
         wait_until(forked_meanwhile)
@@ -487,13 +491,11 @@ def test_a_child_inherits_no_descriptor_of_a_question_under_way(name, shim, issu
 def test_nor_does_one_that_is_made_past_fork_while_another_thread_asks(name, shim, issue, how):
     leaf = issue()
     impostor = Impostor(name, be_silent)
+    variables = {"OCSPRELOAD_AGENT": name, "OCSPRELOAD_FETCH": "off"}
     try:
-        ran = run_host(
-            shim, leaf, "question", how, OCSPRELOAD_AGENT=name, OCSPRELOAD_FETCH="off"
-        )
+        wait_until(lambda: inherits_no_socket(run_host(shim, leaf, "question", how, **variables)))
     finally:
         impostor.close()
-    assert ran.stdout == "1 sockets before, 0 in the child\n", ran.stderr
 
 
 # What it does to strangers.
@@ -623,7 +625,7 @@ def test_a_user_who_says_nothing_on_many_connections_keeps_nobody_else_out(
 def test_a_second_agent_of_that_name_says_so_and_ends(agent, name):
     agent()
     second = agent(serves=False)
-    assert second.process.wait(10) == 1
+    assert second.process.wait(60) == 1
     assert "Address already in use" in second.log()
 
 
@@ -645,7 +647,7 @@ def test_a_supervisor_may_listen_for_it_and_is_told_when_it_is_ready(
     """As systemd does: descriptor 3, LISTEN_FDS, NOTIFY_SOCKET."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(tmp_path / "notify"))
-    notify.settimeout(20)
+    notify.settimeout(60)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address_of(name))
     listener.listen(16)
@@ -667,7 +669,7 @@ def test_a_supervisor_may_listen_for_it_and_is_told_when_it_is_ready(
         assert notify.recv(100) == b"READY=1"
         assert fields(ask(name, question(der(issue()))))[0] == ASKS
     finally:
-        end_tree(process.pid)
+        end_tree(process.pid, patience=60)
     assert process.wait() == 0
 
 

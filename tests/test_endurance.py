@@ -16,7 +16,9 @@ SLOW = 4 if servers.SANITIZE else 1
 FORKS = scaled(1200 // SLOW, 10000 // SLOW)
 EXITS = scaled(200 // SLOW, 1000)
 CERTIFICATES = 5 if servers.SANITIZE else 40
-LIFE = 12 if servers.SANITIZE else 5  # a thread that is watched is slow, and forks are slower
+# Of a response: asked for again after a second or a few, and good for many more. A thread that is
+# watched is slow, and forks are slower.
+LIFE = 60 if servers.SANITIZE else 20
 
 
 def write_in_pieces(connection, answer):
@@ -50,8 +52,8 @@ def run_storm(shim, command, count, leaves, timeout=1800, **variables):
 def test_children_of_a_fork_during_fetches_shake_hands_and_staple(
     shim, issue, responder, figure
 ):
-    leaves = [issue(behaviour=slowly(r.good(validity=LIFE))) for _ in range(CERTIFICATES)]
-    output = run_storm(shim, "forks", FORKS, leaves, OCSPRELOAD_STARTUP_WAIT="30s")
+    leaves = [issue(behaviour=slowly(r.soon_due(LIFE))) for _ in range(CERTIFICATES)]
+    output = run_storm(shim, "forks", FORKS, leaves, OCSPRELOAD_STARTUP_WAIT="60s")
     figure("forks", f"{output.strip()}; {len(responder.asked)} requests")
     assert output == f"{FORKS} children, {FORKS} stapled, 0 unstapled, 0 hung or died\n"
     # More than those that the first fork waited for; responses live longer under sanitizers.
@@ -99,7 +101,7 @@ def test_an_exit_during_a_fetch_is_an_exit(shim, issue, responder, figure, loops
     figure(f"with the shim, {loops} busy loops", words(times))
     # None hung. How long a piece of work may be is test_gate.py's, where nothing depends on what
     # else the machine does.
-    assert max(times) < 5e6
+    assert max(times) < 30e6
     if ENDURANCE:
         for number, time in percentiles(times).items():
             assert time < percentiles(without)[number] + 50
@@ -118,7 +120,7 @@ def test_the_systems_certificates_are_not_read_while_the_chain_is_on_its_way(
         store = tmp_path / str(number)
         store.mkdir(mode=0o755)
         variables = {"SSL_CERT_FILE": str(authority.file), "OCSPRELOAD_STORE": str(store)}
-        output = run_storm(shim, "forks", 1, [leaf], 60, **variables)
+        output = run_storm(shim, "forks", 1, [leaf], **variables)
         assert output == "1 children, 1 stapled, 0 unstapled, 0 hung or died\n"
         assert list(store.glob("*.der"))
         read += bool(list(store.glob("*.crt")))
@@ -129,7 +131,7 @@ def test_the_systems_certificates_are_not_read_while_the_chain_is_on_its_way(
 @needs_root
 def test_root_that_becomes_another_user_for_a_while_becomes_root_again(shim, issue):
     """As proftpd does. glibc ends a process in which a thread cannot follow."""
-    leaves = [issue(behaviour=slowly(r.good(validity=LIFE))) for _ in range(CERTIFICATES)]
+    leaves = [issue(behaviour=slowly(r.soon_due(LIFE))) for _ in range(CERTIFICATES)]
     count = scaled(20000, 1000000) // SLOW
     assert run_storm(shim, "users", count, leaves) == f"{count} times\n"
 
@@ -146,7 +148,7 @@ def test_a_host_that_takes_the_numbers_of_our_descriptors_is_never_written_to(
 
 def test_a_fork_from_inside_a_fork_handler_is_a_fork(shim, issue):
     # Few: while that handler waits for its child, the host is in the middle of a fork.
-    leaves = [issue(behaviour=slowly(r.good(validity=12))) for _ in range(2)]
+    leaves = [issue(behaviour=slowly(r.soon_due(60))) for _ in range(2)]
     count = scaled(200, 2000) // SLOW
-    output = run_storm(shim, "handlers", count, leaves, 100)
+    output = run_storm(shim, "handlers", count, leaves)
     assert output == f"{count} and {2 * count} children, 0 wrong\n"

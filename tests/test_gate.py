@@ -62,10 +62,10 @@ def assert_short(pieces, most=LONGEST):
 
 def assert_stapled_in_short_pieces(shim, directory, leaf, **environment):
     with counted(shim, directory, leaf, **environment) as (log, pieces):
-        wait_until(lambda: "stapling the response of http" in log(), 90, what=log)
+        wait_until(lambda: "stapling the response of http" in log(), 300, what=log)
         # Until the piece that this line is from is over, too.
         known = len(list(pieces.iterdir()))
-        wait_until(lambda: len(list(pieces.iterdir())) > known, 90, what=log)
+        wait_until(lambda: len(list(pieces.iterdir())) > known, 300, what=log)
     return assert_short(pieces)
 
 

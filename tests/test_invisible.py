@@ -22,7 +22,7 @@ def run(command, shim=None, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return result.returncode, result.stdout, result.stderr
 
@@ -111,7 +111,7 @@ def test_s_client_with_a_certificate_is_left_alone(python_server, issue, respond
         try:
             wait_until(lambda: b"depth" in client.stderr.readline(), what="a server certificate")
             assert "ocspreload" not in threads(client.pid)
-            output, error = client.communicate(b"GET / HTTP/1.0\r\n\r\n", timeout=20)
+            output, error = client.communicate(b"GET / HTTP/1.0\r\n\r\n", timeout=60)
         finally:
             client.kill()
     assert output.endswith(b"ok"), output

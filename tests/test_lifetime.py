@@ -31,9 +31,8 @@ def test_thousands_of_reloads_with_new_certificates_leak_nothing(
 def test_a_certificate_that_was_replaced_is_asked_for_no_more_and_the_new_one_is(
     shim, issue, responder
 ):
-    old, new = issue("localhost"), issue("localhost")
-    for leaf in (old, new):
-        responder.answer(leaf, answers.good(validity=LIFE))
+    old = issue("localhost", behaviour=answers.good(validity=LIFE))
+    new = issue("localhost", behaviour=answers.soon_due())
 
     ran = run_host(shim, new, "swap", old.chain_file, 7 * LIFE * 1000)
 
@@ -45,9 +44,8 @@ def test_a_certificate_that_was_replaced_is_asked_for_no_more_and_the_new_one_is
 
 
 def test_a_certificate_that_only_a_killed_process_had_is_asked_for_no_more(shim, issue, responder):
-    theirs, ours = issue("localhost"), issue("localhost")
-    for leaf in (theirs, ours):
-        responder.answer(leaf, answers.good(validity=LIFE))
+    theirs = issue("localhost", behaviour=answers.good(validity=LIFE))
+    ours = issue("localhost", behaviour=answers.soon_due())
 
     ran = run_host(shim, ours, "bereave", theirs.chain_file, 7 * LIFE * 1000)
 

@@ -4,6 +4,7 @@
 import concurrent.futures
 import os
 import signal
+import time
 
 import hosts_table
 import pytest
@@ -56,6 +57,19 @@ def test_twenty_cold_starts_are_stapled_at_once_with_a_responder_of_200_ms(
         with_shim.stop()
 
 
+def test_so_is_a_cold_start_that_waits_no_longer_than_by_default(nginx, issue):
+    """On a machine that stands still for seconds it is not; but that comes and goes."""
+
+    def is_stapled():
+        leaf = issue(behaviour=r.delayed(0.2, r.good()))
+        server = nginx(leaf, environment={"OCSPRELOAD_STARTUP_WAIT": None})
+        stapled = handshake(server.port).stapled
+        server.stop()
+        return stapled
+
+    assert any(is_stapled() for _ in range(5))
+
+
 def test_all_workers_staple_what_was_fetched_once(nginx, issue, responder):
     leaf = issue()
     server = nginx(leaf, workers=3, listen="reuseport")
@@ -75,24 +89,26 @@ def test_all_workers_staple_what_was_fetched_once(nginx, issue, responder):
 def test_keeps_refreshing_after_the_daemon_has_forked_with_nobody_connecting(
     nginx, issue, responder, tmp_path
 ):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     server = nginx(leaf)
     wait_until(lambda: responder.count(leaf) >= 3)
     assert_strict(handshake(server.port).staple, leaf, tmp_path)
 
 
 def test_only_one_process_of_the_tree_fetches(nginx, issue, responder):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     server = nginx(leaf, workers=4)
     first = wait_until(lambda: responder.count(leaf) >= 2 and responder.count(leaf))
+    began = time.monotonic()
     staples = {handshake(server.port).staple for _ in range(20)}
     assert None not in staples
-    # A refresh may fall in between; four processes that each did it would make it more.
-    assert responder.count(leaf) <= first + 1
+    # A refresh may fall in between, and more of them if that took seconds; four processes that each
+    # did it would make it more.
+    assert responder.count(leaf) <= first + 1 + int(time.monotonic() - began)
 
 
 def test_goes_on_when_the_workers_are_killed_one_after_the_other(nginx, issue, responder):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     # The master must learn of their deaths by SIGCHLD.
     server = nginx(leaf, mode="daemon" if HAS_SIGNALS_AFTER_FORK else "foreground")
     assert handshake(server.port).stapled
@@ -280,7 +296,7 @@ def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, is
 
 @pytest.mark.usefixtures("adopting")
 def test_workers_whose_master_was_killed_staple_and_refresh(nginx, issue, responder):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     server = nginx(leaf)
     wait_until(server.workers)
     os.kill(server.pid, signal.SIGKILL)

@@ -25,7 +25,6 @@ RENEWALS = 5  # every so many reloads bring a new certificate
 DELAY = 0.1  # what its response takes
 UPGRADES = scaled(3, 100)
 KILLS = scaled(10, 100)
-LIFE = 6  # of the response that is to be refreshed soon
 
 
 class NginxInForeground(daemons.Nginx):
@@ -154,7 +153,7 @@ def test_the_death_of_a_worker_costs_only_what_it_had_in_hand(
 def test_the_death_of_the_master_costs_nothing_and_its_successor_staples_at_once(
     nginx, issue, responder, stored, mode, tmp_path, figure
 ):
-    leaf = issue(behaviour=r.good(validity=LIFE))
+    leaf = issue(behaviour=r.soon_due())
     lasting = issue("lasting.test")
     server = nginx(leaf, Site(lasting, name="lasting.test"), mode=mode, environment=stored)
     orphans = wait_until(lambda: len(server.workers()) == 2 and server.workers())

@@ -146,6 +146,7 @@ def test_a_restart_while_the_responder_is_down_staples_at_once(
     environment = {"OCSPRELOAD_STORE": str(store)}
     server = daemon(kind, leaf, environment=environment)
     assert server.handshake().stapled, server.log()
+    wait_until(lambda: list(store.glob("*.der")), what=server.log)
     server.stop()
     responder.stop()
     assert_strict(daemon(kind, leaf, environment=environment).handshake().staple, leaf, tmp_path)

@@ -13,7 +13,7 @@ import responder as r
 from client import assert_strict, handshake
 from conftest import needs_root
 from servers import Nginx
-from support import wait_until
+from support import seconds_since, wait_until
 from test_hazards import run_host
 
 
@@ -35,11 +35,12 @@ def warm(s_server, issue, responder, store, stored):
 
 
 def test_a_restarted_nginx_staples_on_its_first_handshake_while_the_responder_is_down(
-    nginx, issue, responder, stored, tmp_path, seen
+    nginx, issue, responder, store, stored, tmp_path, seen
 ):
     leaf = issue()
     server = nginx(leaf, environment=stored)
     assert handshake(server.port).stapled
+    wait_until(lambda: list(store.glob("*.der")))
     server.stop()
     responder.stop()
     server = nginx(leaf, environment=stored)
@@ -57,14 +58,15 @@ def test_a_start_from_the_store_needs_neither_thread_nor_network(s_server, warm,
     assert "asking" not in server.log()
 
 
-def test_a_thread_comes_when_something_is_due(s_server, issue, responder, stored):
-    leaf = issue(behaviour=r.good(validity=8))
+def test_a_thread_comes_when_something_is_due(s_server, issue, responder, store, stored):
+    leaf = issue(behaviour=r.good(validity=20, this_update=-10))
     server = s_server(leaf, environment=stored)
     assert handshake(server.port).stapled
+    wait_until(lambda: list(store.glob("*.der")))
     server.stop()
     server = s_server(leaf, environment=stored)
     assert handshake(server.port).stapled
-    wait_until(lambda: handshake(server.port).stapled and responder.count(leaf) == 2)
+    wait_until(lambda: handshake(server.port).stapled and responder.count(leaf) >= 2)
 
 
 def test_processes_that_start_together_fetch_once(s_server, issue, responder, stored):
@@ -77,14 +79,15 @@ def test_processes_that_start_together_fetch_once(s_server, issue, responder, st
 def test_processes_that_know_nothing_of_each_other_share_every_refresh(
     s_server, issue, responder, stored
 ):
-    leaf = issue(behaviour=r.good(validity=6))
+    leaf = issue(behaviour=r.good(validity=12, this_update=-6))
     servers = [s_server(leaf, environment=stored) for _ in range(3)]
     began = time.monotonic()
     while responder.count(leaf) < 5:
         assert all(handshake(server.port).stapled for server in servers)
-        assert time.monotonic() - began < 60
+        assert seconds_since(began) < 60
     # Never sooner than at half of a response's life, whoever it is that asks.
-    assert time.monotonic() - began > 4 * 2
+    first, *_, fifth = [asked.at for asked in responder.asked_for(leaf)[:5]]
+    assert fifth - first > 4 * 2
 
 
 def test_that_there_is_nothing_newer_is_known_to_all_who_share_the_store(
@@ -243,9 +246,10 @@ def test_a_revocation_is_remembered_and_not_asked_for_again(
 def test_an_older_response_put_there_does_not_replace_a_newer_one(
     s_server, issue, responder, store, stored, tmp_path
 ):
-    leaf = issue(behaviour=r.good(validity=6))
+    leaf = issue(behaviour=r.soon_due(30))
     server = s_server(leaf, environment=stored)
     newest = handshake(server.port).staple
+    wait_until(lambda: list(store.glob("*.der")))
     old = leaf.authority.respond(leaf.certificate, this_update=-3600)
     responder.stop()
     file_of(store).write_bytes(old)
@@ -277,8 +281,8 @@ def test_what_is_long_dead_is_removed(s_server, issue, store, stored):
     os.utime(recent)
     server = s_server(issue(), environment=stored)
     assert handshake(server.port).stapled
-    wait_until(lambda: not old.exists())
-    assert recent.exists() and foreign.exists() and not torn.exists()
+    wait_until(lambda: not old.exists() and not torn.exists())
+    assert recent.exists() and foreign.exists()
 
 
 def left_behind(ran):

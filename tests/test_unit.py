@@ -38,6 +38,6 @@ def test_the_unit_holds(name, sanitizer_logs):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -94,9 +94,13 @@ static enum outcome shake_hands(int fd)
 
 	SSL_set_fd(ssl, fd);
 	SSL_set_tlsext_status_type(ssl, TLSEXT_STATUSTYPE_ocsp);
-	ERR_clear_error();
-	errno = 0;
-	result = SSL_connect(ssl);
+	do {
+		ERR_clear_error();
+		errno = 0;
+		result = SSL_connect(ssl);
+		/* So ends, on a socket with a timeout, what was stopped for a while, and goes on.
+		 */
+	} while (result != 1 && errno == EINTR);
 	if (result != 1)
 		outcome = judge_failure(ssl, result);
 	else if (SSL_get_tlsext_status_ocsp_resp(ssl, &response) > 0)

@@ -15,10 +15,10 @@
  *  - sockets MS: after MS, what does a child inherit?
  *  - question HOW: what does a child inherit that is made by syscall or _Fork while another thread
  *    loads, and something is asked?
- *  - capset MS: drops all capabilities by capset, sets no-new-privs; after MS, what does each
- *    thread hold?
+ *  - capset MS: drops all capabilities by capset, sets no-new-privs; after MS and some work of the
+ *    shim's thread, what does each thread hold?
  *  - setuid WHAT MS: gives up root by system calls of its own, all (dropping) or all but one
- *    capability (keeping); after MS, who is each thread?
+ *    capability (keeping); after MS and some work of the shim's thread, who is each thread?
  *  - jail WHO DIR MS: shakes hands, enters DIR by chroot; after MS, shakes hands until one is
  *    stapled; as WHO (parent; child, of a process without OpenSSL; raw, by a system call)
  *  - alone WHAT WHO COUNT MS: does COUNT times what the kernel allows to one thread alone (unshare,
@@ -227,7 +227,7 @@ static int run_handshake(char **arguments)
 static int live_as_child(void *ctx)
 {
 	/* Long after any honest handshake: a child that hangs is killed. */
-	alarm(30);
+	alarm(100);
 	exit(shake_hands(ctx) > 0 ? 0 : 3);
 }
 
@@ -400,6 +400,51 @@ static void print_threads(const char *const *names)
 		closedir(threads);
 }
 
+/* How often the shim's thread has gone to sleep, by the lines of a thread's status; else 0. */
+static long count_rests(const char *thread)
+{
+	static const char name[] = "Name:\tocspreload\n", rests[] = "voluntary_ctxt_switches:";
+	char path[300], line[256];
+	bool is_it = false;
+	FILE *status;
+	long count = 0;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%s/status", thread);
+	status = fopen(path, "r");
+	while (status && fgets(line, sizeof(line), status)) {
+		is_it = is_it || strcmp(line, name) == 0;
+		if (is_it && strncmp(line, rests, strlen(rests)) == 0)
+			count = strtol(line + strlen(rests), NULL, 10);
+	}
+	if (status)
+		fclose(status);
+	return count;
+}
+
+static long count_all_rests(void)
+{
+	DIR *threads = opendir("/proc/self/task");
+	struct dirent *entry;
+	long count = 0;
+
+	while (threads && (entry = readdir(threads)))
+		if (entry->d_name[0] != '.')
+			count += count_rests(entry->d_name);
+	if (threads)
+		closedir(threads);
+	return count;
+}
+
+/* A machine may be so busy that nothing happens meanwhile: until the thread has woken up, too. */
+static void pause_for_thread(unsigned pause_ms)
+{
+	long before = count_all_rests();
+
+	usleep(pause_ms * 1000);
+	for (int i = 0; i < 600 && count_all_rests() < before + 2; i++)
+		usleep(100000);
+}
+
 static int run_capset(char **arguments)
 {
 	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -410,7 +455,7 @@ static int run_capset(char **arguments)
 	usleep(parse_number(arguments[0]) * 1000);
 	if (syscall(SYS_capset, &header, none) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		fail("capset");
-	usleep(parse_number(arguments[0]) * 1000);
+	pause_for_thread(parse_number(arguments[0]));
 	print_threads(names);
 	SSL_CTX_free(ctx);
 	return 0;
@@ -441,7 +486,7 @@ static int run_setuid(char **arguments)
 
 	usleep(pause_ms * 1000);
 	give_up_root(strcmp(arguments[0], "keeping") == 0);
-	usleep(pause_ms * 1000);
+	pause_for_thread(pause_ms);
 	print_threads(names);
 	/* By libc, in all threads: it ends the process if one of them cannot. */
 	if (setresgid(getgid(), getgid(), getgid()) != 0 ||
