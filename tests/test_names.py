@@ -9,7 +9,7 @@ from conftest import needs_root, plain_build_only
 from daemons_long import with_etc
 from name_server import NameServer
 from support import wait_until
-from test_hazards import run_host, short_lived
+from test_hazards import REST, SHORT, run_host
 
 NAME = "responder.test"
 ALONE = "127.0.0.1 localhost\n"
@@ -27,7 +27,7 @@ def name_server():
 def leaf(authority, responder):
     """Its responder has a name, and its responses must be renewed all the time."""
     named = authority.issue("localhost", responder=f"http://{NAME}:{responder.port}/")
-    short_lived(responder, named)
+    responder.answer(named, r.soon_due(SHORT))
     return named
 
 
@@ -49,7 +49,7 @@ def test_a_chrooted_host_asks_the_name_servers_that_it_knew(
     shim, leaf, responder, name_server, jail, who, tmp_path
 ):
     # By then, what was there before the chroot is over.
-    ran = run_host(shim, leaf, "jail", who, jail, 9000, wrapper=etc(tmp_path, name_server))
+    ran = run_host(shim, leaf, "jail", who, jail, REST, wrapper=etc(tmp_path, name_server))
 
     assert ran.stdout == "1 before, 1 after\n", ran.stderr
     assert responder.count(leaf) >= 3
@@ -62,7 +62,7 @@ def test_a_chrooted_host_knows_the_names_of_etc_hosts(
     hosts = f"{ALONE}# 127.0.0.9 {NAME}\n127.0.0.1\tother.test {NAME.upper()} # ours\n"
 
     ran = run_host(
-        shim, leaf, "jail", "parent", jail, 9000, wrapper=etc(tmp_path, name_server, hosts)
+        shim, leaf, "jail", "parent", jail, REST, wrapper=etc(tmp_path, name_server, hosts)
     )
 
     assert ran.stdout == "1 before, 1 after\n", ran.stderr
@@ -75,7 +75,7 @@ def test_what_a_jail_has_in_its_etc_counts_there(
 ):
     with NameServer({NAME: "127.0.0.1"}) as inside:
         (jail / "etc" / "resolv.conf").write_text(f"nameserver {inside.address}\n")
-        ran = run_host(shim, leaf, "jail", "parent", jail, 9000, wrapper=etc(tmp_path, name_server))
+        ran = run_host(shim, leaf, "jail", "parent", jail, REST, wrapper=etc(tmp_path, name_server))
 
     assert ran.stdout == "1 before, 1 after\n", ran.stderr
     assert responder.count(leaf) >= 3
@@ -85,7 +85,7 @@ def test_what_a_jail_has_in_its_etc_counts_there(
 def test_a_host_that_never_could_read_it_is_told_what_to_do(
     shim, leaf, name_server, jail, tmp_path
 ):
-    ran = run_host(shim, leaf, "jail", "raw", jail, 6000, wrapper=etc(tmp_path, name_server))
+    ran = run_host(shim, leaf, "jail", "raw", jail, REST, wrapper=etc(tmp_path, name_server))
 
     assert ran.stdout == "1 before, 0 after\n", ran.stderr
     assert "this process cannot read /etc/resolv.conf; it needs a copy" in ran.stderr

@@ -98,8 +98,7 @@ static enum outcome shake_hands(int fd)
 		ERR_clear_error();
 		errno = 0;
 		result = SSL_connect(ssl);
-		/* So ends, on a socket with a timeout, what was stopped for a while, and goes on.
-		 */
+		/* So it ends, on a socket with a timeout, when this process was stopped. */
 	} while (result != 1 && errno == EINTR);
 	if (result != 1)
 		outcome = judge_failure(ssl, result);
