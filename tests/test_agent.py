@@ -228,6 +228,7 @@ def test_an_agent_that_is_restarted_has_what_it_had(
     store.mkdir(mode=0o755)
     running = agent(OCSPRELOAD_STORE=str(store))
     assert handshake(s_server(leaf, environment=asking).port).stapled
+    wait_until(lambda: list(store.glob("*.der")))
     assert running.stop() == 0
     responder.stop()
     agent(OCSPRELOAD_STORE=str(store))
@@ -247,11 +248,16 @@ def test_what_the_agent_cannot_get_a_server_gets_itself(
     assert responder.count(leaf) == 1
 
 
-def test_a_revocation_reaches_those_that_ask_the_agent(agent, asking, s_server, issue, tmp_path):
+def test_a_revocation_reaches_those_that_ask_the_agent(
+    agent, asking, name, s_server, issue, authority, tmp_path
+):
     leaf = issue(behaviour=r.revoked())
     store = tmp_path / "agent-store"
     store.mkdir(mode=0o755)
     agent(OCSPRELOAD_STORE=str(store))
+    issuer = authority.certificate.public_bytes(serialization.Encoding.DER)
+    # An agent that is not quick enough is not asked again soon.
+    wait_until(lambda: fields(ask(name, question(der(leaf), issuer)))[0] != ASKS)
     server = s_server(leaf, environment=asking)
     assert not handshake(server.port).stapled
     wait_until(lambda: "revoked since" in server.log(), what=server.log)

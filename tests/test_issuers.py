@@ -377,7 +377,7 @@ def test_certificates_of_one_issuer_share_a_download(
     names = [f"n{number}.example.test" for number in range(20)]
     leaves = [issue(name, ca_issuers=[url]).with_chain() for name in names]
     sites = [Site(leaf, name=name) for leaf, name in zip(leaves, names)]
-    server = nginx(*sites, environment={"OCSPRELOAD_STARTUP_WAIT": "10s"})
+    server = nginx(*sites, environment={"OCSPRELOAD_STARTUP_WAIT": "60s"})
     assert all(handshake(server.port, sni=name).stapled for name in names)
     assert repository.asked == ["/ca"]
 
@@ -398,7 +398,7 @@ def test_certificates_of_one_issuer_share_a_failure(nginx, issue, repository):
 def test_processes_share_a_download(s_server, issue, authority, repository, stored):
     url = repository.put("/ca", content.der(authority.certificate), delay=0.3)
     leaves = [issue(ca_issuers=[url]).with_chain() for _ in range(4)]
-    environment = {"OCSPRELOAD_STARTUP_WAIT": "10s", **stored}
+    environment = {"OCSPRELOAD_STARTUP_WAIT": "60s", **stored}
     servers = [s_server(leaf, environment=environment) for leaf in leaves]
     results = [handshake(server.port).stapled for server in servers]
     assert all(results), [server.log() for server, result in zip(servers, results) if not result]
