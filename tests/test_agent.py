@@ -209,7 +209,7 @@ def test_without_an_agent_all_is_as_before(asking, s_server, issue, responder, t
 def test_an_agent_that_comes_goes_and_comes_again_is_not_missed(
     agent, asking, s_server, issue, responder
 ):
-    leaf = issue(behaviour=r.good(validity=6))
+    leaf = issue(behaviour=r.soon_due())
     server = s_server(leaf, environment=asking)
     assert handshake(server.port).stapled
     for _ in range(2):
@@ -300,7 +300,7 @@ def test_a_first_handshake_waits_for_an_agent_that_is_busy(
 def test_a_host_that_must_not_fetch_has_what_the_agent_has(
     agent, asking, s_server, issue, responder, tmp_path
 ):
-    leaf = issue(behaviour=r.good(validity=8))
+    leaf = issue(behaviour=r.soon_due(20))
     agent()
     server = s_server(leaf, environment={**asking, "OCSPRELOAD_FETCH": "off"})
     first = handshake(server.port).staple
@@ -750,7 +750,7 @@ def test_a_server_that_cannot_help_itself_staples_from_its_first_handshake_on_an
 def test_dovecot_has_what_the_agent_fetches_anew_and_none_of_it_while_there_is_none(
     agent, asking, daemon, issue, responder, tmp_path
 ):
-    leaf = issue(kind="rsa", behaviour=r.good(validity=8))
+    leaf = issue(kind="rsa", behaviour=r.soon_due(20))
     server = daemon(daemons.Dovecot, leaf, environment=asking)
     assert not server.handshake().stapled
     running = agent()

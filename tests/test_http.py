@@ -141,7 +141,7 @@ def test_a_responder_that_refuses_get_is_asked_by_post_from_then_on(
     s_server, issue, responder, status, tmp_path
 ):
     leaf = issue()
-    refusal, good = r.http_status(status, r.html()), r.good(validity=3)
+    refusal, good = r.http_status(status, r.html()), r.soon_due()
     responder.answer(
         leaf, by_request(responder, lambda asked: refusal if asked.method == "GET" else good)
     )

@@ -175,7 +175,7 @@ def test_a_host_that_is_listed_is_served(nginx, issue, names, tmp_path):
 
 
 def test_no_descriptor_is_kept(nginx, issue, responder):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     server, plain = nginx(leaf, mode="single"), nginx(leaf, mode="single", shim=False)
     assert handshake(server.port).stapled and not handshake(plain.port).stapled
     wait_until(lambda: responder.count(leaf) >= 2)

@@ -110,7 +110,7 @@ def test_haproxys_chrooted_worker_renews_what_it_must_look_up(
     shim, authority, responder, name_server, public, tmp_path
 ):
     leaf = authority.issue(kind="rsa", responder=f"http://{NAME}:{responder.port}/")
-    responder.answer(leaf, r.good(validity=4))
+    responder.answer(leaf, r.soon_due())
     directory = public / "haproxy"
     directory.mkdir()
     wrapper = etc(tmp_path, name_server)

@@ -51,7 +51,7 @@ def test_a_fresh_response_of_days_is_not_asked_for_again(nginx, issue, responder
 
 
 def test_a_good_response_is_dropped_when_a_newer_one_says_revoked(nginx, issue, responder):
-    leaf = issue(behaviour=r.good(validity=6))
+    leaf = issue(behaviour=r.soon_due())
     server = nginx(leaf)
     assert staple_now(server)
     responder.answer(leaf, r.revoked())
@@ -61,7 +61,7 @@ def test_a_good_response_is_dropped_when_a_newer_one_says_revoked(nginx, issue, 
 
 
 def test_an_older_response_does_not_undo_a_revocation(nginx, issue, responder):
-    leaf = issue(behaviour=r.good(validity=6))
+    leaf = issue(behaviour=r.soon_due())
     server = nginx(leaf)
     assert staple_now(server)
     responder.answer(leaf, r.revoked(validity=2))
@@ -79,7 +79,7 @@ def test_an_older_response_does_not_undo_a_revocation(nginx, issue, responder):
 def test_a_good_response_is_stapled_to_its_end_and_no_longer_while_the_responder_fails(
     nginx, issue, responder, failure, tmp_path
 ):
-    leaf = issue(behaviour=r.good(validity=5))
+    leaf = issue(behaviour=r.good(validity=9))
     server = nginx(leaf)
     held = staple_now(server)
     assert held

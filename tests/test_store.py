@@ -261,7 +261,7 @@ def test_an_older_response_put_there_does_not_replace_a_newer_one(
 def test_a_host_that_must_not_fetch_serves_what_others_store(
     s_server, issue, responder, store, stored, tmp_path
 ):
-    leaf = issue(behaviour=r.good(validity=8))
+    leaf = issue(behaviour=r.soon_due(20))
     silent = s_server(leaf, environment={**stored, "OCSPRELOAD_FETCH": "off"})
     assert not handshake(silent.port).stapled
     assert responder.count(leaf) == 0
