@@ -477,8 +477,7 @@ static void child_forked(void)
 		pthread_mutex_lock(&lock);
 	}
 	/* The parent may be a daemon's launcher that exits next: two children stand by. */
-	if (cache_wants_standby(atomic_load(&cache)))
-		ensure_thread();
+	host_want_thread();
 	errno = saved;
 }
 

@@ -44,6 +44,27 @@ def test_every_child_of_a_fork_storm_shakes_hands_and_staples(shim, issue):
     assert f"{STORM} children, {STORM} stapled, 0 hung or died" in ran.stdout, ran.stderr
 
 
+CHAIN_ALONE = """
+import os, sys, time
+from OpenSSL import SSL, crypto
+context = SSL.Context(SSL.TLS_SERVER_METHOD)
+with open(sys.argv[1], "rb") as file:
+    context.add_extra_chain_cert(crypto.load_certificate(crypto.FILETYPE_PEM, file.read()))
+child = os.fork()
+if child == 0:
+    time.sleep(0.2)  # for a thread to do what it wants
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+def test_a_child_made_between_the_chain_and_the_certificate_lives(shim, authority):
+    """Ruby's openssl loads the chain first."""
+    command = ["/usr/bin/python3", "-c", CHAIN_ALONE, str(authority.file)]
+    ran = subprocess.run(shim.command(command), env=shim.environment(), timeout=60, check=False)
+    assert ran.returncode == 0
+
+
 one_thread_possible = pytest.mark.skipif(
     "thread" in servers.SANITIZE, reason="ThreadSanitizer has a thread of its own"
 )
