@@ -19,3 +19,10 @@ const char *libcrypto_bind(struct libcrypto *table, void *handle)
 #undef F
 	return NULL;
 }
+
+void *libcrypto_zalloc(const struct libcrypto *crypto, size_t size)
+{
+	void *memory = crypto->CRYPTO_malloc(size, __FILE__, __LINE__);
+
+	return memory ? memset(memory, 0, size) : NULL;
+}

@@ -147,4 +147,7 @@ struct libcrypto {
  */
 const char *libcrypto_bind(struct libcrypto *table, void *handle);
 
+/* Memory of libcrypto's own allocator, all zero, for CRYPTO_free; NULL if there is none. */
+void *libcrypto_zalloc(const struct libcrypto *crypto, size_t size);
+
 #endif

@@ -16,12 +16,17 @@ enum { ASK_INTERVAL = 1000 }; /* milliseconds */
  * What is known of a host's X509, hung on it as ex_data, so that it goes when the X509 goes. Only
  * hooks hang it there: they run before a certificate is shared between threads, a handshake may
  * not.
+ *
+ * It is in memory of libcrypto's allocator: a host may have given it one for objects that its
+ * processes share (kamailio), and then other processes read this note, too. So it points to
+ * nothing; and if the cache was made after the fork, each of them has another.
  */
 struct note {
-	atomic_bool pooled; /* as somebody's issuer */
+	atomic_bool pooled;                      /* as somebody's issuer */
+	unsigned char key[CERTIFICATE_KEY_SIZE]; /* before a number is set; constant then */
 	struct tie {
 		atomic_bool seen;
-		_Atomic(struct slot *) slot; /* NULL: not to be stapled */
+		_Atomic uint32_t number;     /* of the slot, from 1; 0: not to be stapled */
 		_Atomic uint32_t generation; /* of the slot, when it was this certificate's */
 	} in[2];                             /* enum role */
 };
@@ -75,37 +80,74 @@ bool registry_is_loaded(const struct slot *slot)
 	return word && count_in(atomic_load(word), atomic_load(&slot->generation)) > 0;
 }
 
-/* The slot is pinned. Counted once, whoever else comes by with the same certificate. */
-static void tie_slot(struct tie *tie, struct slot *slot)
+static bool is_tied(const struct note *note)
 {
+	return atomic_load(&note->in[ROLE_LEAF].number) || atomic_load(&note->in[ROLE_LINK].number);
+}
+
+/* It was looked at, and is not to be stapled. */
+static bool is_refused(const struct tie *tie)
+{
+	return atomic_load(&tie->seen) && atomic_load(&tie->number) == 0;
+}
+
+/* The slot is pinned. Counted once, whoever else comes by with the same certificate. */
+static void tie_slot(struct note *note, enum role role, const struct slot *slot)
+{
+	uint32_t number = (uint32_t)cache_slot_index(host_cache(), slot) + 1;
 	uint32_t generation = atomic_load(&slot->generation);
+	struct tie *tie = &note->in[role];
 
 	host_lock();
 	prepare_loaded(host_cache());
-	if (atomic_load(&tie->slot) != slot || atomic_load(&tie->generation) != generation) {
+	if (atomic_load(&tie->number) != number || atomic_load(&tie->generation) != generation) {
 		count_note(slot, generation, 1);
+		if (!is_tied(note))
+			memcpy(note->key, slot->key, sizeof(note->key));
 		atomic_store(&tie->generation, generation);
-		atomic_store(&tie->slot, slot);
+		atomic_store(&tie->number, number);
 	}
 	host_unlock();
 }
 
-static void release_tie(struct tie *tie)
+/* Pinned, or NULL if it is another certificate's by now, or in the cache of another process. */
+static struct slot *pin_tied(const struct note *note, enum role role)
 {
-	struct slot *slot = atomic_load(&tie->slot);
-	uint32_t generation = atomic_load(&tie->generation);
+	const struct tie *tie = &note->in[role];
+	uint32_t number = atomic_load(&tie->number);
+	struct cache *cache = number == 0 ? NULL : host_cache();
+	struct slot *slot;
 
-	if (slot && loaded_of(slot) && count_note(slot, generation, -1) == 0 && host_is_itself())
-		cache_release(host_cache(), slot, generation);
+	if (!cache || number > cache_slot_count(cache))
+		return NULL;
+	slot = cache_slot(cache, number - 1);
+	if (!cache_pin(slot, atomic_load(&tie->generation)))
+		return NULL;
+	if (memcmp(slot->key, note->key, sizeof(note->key)) == 0)
+		return slot;
+	cache_unpin(slot);
+	return NULL;
 }
 
-/* Pinned, or NULL if it is another certificate's by now. */
-static struct slot *tied_slot(const struct tie *tie)
+static void release_tie(const struct note *note, enum role role)
 {
-	struct slot *slot = atomic_load(&tie->slot);
+	uint32_t generation = atomic_load(&note->in[role].generation);
+	struct slot *slot = atomic_load(&loaded) ? pin_tied(note, role) : NULL;
+
+	if (!slot)
+		return;
+	if (count_note(slot, generation, -1) == 0 && host_is_itself())
+		cache_release(host_cache(), slot, generation);
+	cache_unpin(slot);
+}
+
+/* As pin_tied; whoever comes by gives a sign that the certificate is loaded. */
+static struct slot *tied_slot(const struct note *note, enum role role)
+{
+	struct slot *slot = pin_tied(note, role);
 	int64_t now;
 
-	if (!slot || !cache_pin(slot, atomic_load(&tie->generation)))
+	if (!slot)
 		return NULL;
 	now = clock_steady();
 	if (cache_touch(slot, now) && host_is_itself())
@@ -117,14 +159,17 @@ static struct slot *tied_slot(const struct tie *tie)
 static void free_note(
 	void *parent, void *note, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
 {
+	const struct libssl *lib = argp;
+
 	(void)parent;
 	(void)data;
 	(void)index;
 	(void)argl;
-	(void)argp;
-	for (int role = ROLE_LEAF; note && role <= ROLE_LINK; role++)
-		release_tie(&((struct note *)note)->in[role]);
-	free(note);
+	if (!note)
+		return;
+	for (int role = ROLE_LEAF; role <= ROLE_LINK; role++)
+		release_tie(note, role);
+	lib->crypto.CRYPTO_free(note, __FILE__, __LINE__);
 }
 
 /* Under host_lock. */
@@ -132,7 +177,7 @@ static bool prepare_index(struct libssl *lib)
 {
 	if (lib->x509_index < 0)
 		lib->x509_index = lib->crypto.CRYPTO_get_ex_new_index(
-			CRYPTO_EX_INDEX_X509, 0, NULL, NULL, NULL, free_note);
+			CRYPTO_EX_INDEX_X509, 0, lib, NULL, NULL, free_note);
 	return lib->x509_index >= 0;
 }
 
@@ -147,9 +192,9 @@ static struct note *note_of(struct libssl *lib, X509 *x)
 	note = crypto->X509_get_ex_data(x, lib->x509_index);
 	if (note)
 		goto out;
-	note = calloc(1, sizeof(*note));
+	note = libcrypto_zalloc(crypto, sizeof(*note));
 	if (note && !crypto->X509_set_ex_data(x, lib->x509_index, note)) {
-		free(note);
+		crypto->CRYPTO_free(note, __FILE__, __LINE__);
 		note = NULL;
 	}
 out:
@@ -218,13 +263,13 @@ static struct slot *see_certificate(struct libssl *lib, X509 *x, enum role role)
 	if (!note)
 		return NULL;
 	tie = &note->in[role];
-	slot = tied_slot(tie);
-	if (slot || (atomic_load(&tie->seen) && !atomic_load(&tie->slot)))
+	slot = tied_slot(note, role);
+	if (slot || is_refused(tie))
 		return slot;
 	/* New here, or forgotten meanwhile and come back. */
 	slot = register_certificate(lib, x, role);
 	if (slot)
-		tie_slot(tie, slot);
+		tie_slot(note, role, slot);
 	atomic_store(&tie->seen, true);
 	return slot;
 }
@@ -451,15 +496,13 @@ bool registry_see_new(struct libssl *lib, SSL_CTX *ctx)
 
 struct slot *registry_slot(struct libssl *lib, X509 *x, enum role role)
 {
-	struct note *note = NULL;
+	const struct note *note = NULL;
 	struct slot *slot;
-	struct tie *tie;
 
 	if (lib->x509_index >= 0)
 		note = lib->crypto.X509_get_ex_data(x, lib->x509_index);
-	tie = note ? &note->in[role] : NULL;
-	slot = tie ? tied_slot(tie) : NULL;
-	if (slot || (tie && atomic_load(&tie->seen) && !atomic_load(&tie->slot)))
+	slot = note ? tied_slot(note, role) : NULL;
+	if (slot || (note && is_refused(&note->in[role])))
 		return slot;
 	return register_certificate(lib, x, role);
 }

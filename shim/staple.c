@@ -8,7 +8,6 @@
 
 #include <openssl/tls1.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -23,7 +22,7 @@ enum {
 
 typedef int status_callback(SSL *ssl, void *argument);
 
-/* Hung on an SSL_CTX as ex_data. */
+/* Hung on an SSL_CTX as ex_data, in memory of libcrypto's allocator: see struct note. */
 struct installed {
 	_Atomic(status_callback *) host; /* NULL: it has none */
 };
@@ -35,12 +34,13 @@ static char mark;
 static void free_installed(
 	void *parent, void *installed, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
 {
+	const struct libssl *lib = argp;
+
 	(void)parent;
 	(void)data;
 	(void)index;
 	(void)argl;
-	(void)argp;
-	free(installed);
+	lib->crypto.CRYPTO_free(installed, __FILE__, __LINE__);
 }
 
 static struct installed *installed_in(const struct libssl *lib, const SSL_CTX *ctx)
@@ -400,7 +400,7 @@ void staple_install(struct libssl *lib, SSL_CTX *ctx)
 	host_lock();
 	if (lib->ctx_index < 0)
 		lib->ctx_index = lib->crypto.CRYPTO_get_ex_new_index(
-			CRYPTO_EX_INDEX_SSL_CTX, 0, NULL, NULL, NULL, free_installed);
+			CRYPTO_EX_INDEX_SSL_CTX, 0, lib, NULL, NULL, free_installed);
 	if (lib->ssl_index < 0)
 		lib->ssl_index = lib->crypto.CRYPTO_get_ex_new_index(
 			CRYPTO_EX_INDEX_SSL, 0, NULL, NULL, NULL, NULL);
@@ -408,9 +408,9 @@ void staple_install(struct libssl *lib, SSL_CTX *ctx)
 		goto out;
 	installed = installed_in(lib, ctx);
 	if (!installed) {
-		installed = calloc(1, sizeof(*installed));
+		installed = libcrypto_zalloc(&lib->crypto, sizeof(*installed));
 		if (!installed || !lib->SSL_CTX_set_ex_data(ctx, lib->ctx_index, installed)) {
-			free(installed);
+			lib->crypto.CRYPTO_free(installed, __FILE__, __LINE__);
 			goto out;
 		}
 	}

@@ -298,6 +298,32 @@ static void test_a_certificate_in_both_roles_is_held_until_the_last_is_gone(void
 	check_held(slot, false);
 }
 
+static void test_what_hangs_there_from_a_process_with_another_cache_leads_nowhere(void)
+{
+	struct cache *own = cache, *other = cache_create();
+	struct slot *slot, *stranger;
+	X509 *x = make(&courts[1].leaf);
+
+	CHECK(other);
+	load(make(&courts[0].leaf), make(&courts[0].issuer));
+	slot = slot_of(context.x, ROLE_LEAF);
+	/* There, the slot of the same number and generation is another certificate's. */
+	cache = other;
+	stranger = slot_of(x, ROLE_LEAF);
+	CHECK_EQ(cache_slot_index(other, stranger), cache_slot_index(own, slot));
+	CHECK_EQ(atomic_load(&stranger->generation), atomic_load(&slot->generation));
+	CHECK(slot_of(context.x, ROLE_LEAF) != stranger);
+	CHECK_EQ(atomic_load(&stranger->pins), 0);
+	cache = own;
+	CHECK(slot_of(context.x, ROLE_LEAF) == slot);
+	check_held(slot, true);
+	unload();
+	unload_chain();
+	check_held(slot, false);
+	X509_free(x);
+	cache_destroy(other);
+}
+
 static void prepare_library(void)
 {
 	lib.known = true;
@@ -320,6 +346,7 @@ int main(void)
 	test_an_intermediate_is_held_for_as_long_as_it_is_in_memory();
 	test_what_was_let_go_of_is_held_again_by_who_loads_it_again();
 	test_a_certificate_in_both_roles_is_held_until_the_last_is_gone();
+	test_what_hangs_there_from_a_process_with_another_cache_leads_nowhere();
 	cache_destroy(cache);
 	return check_result();
 }
