@@ -76,7 +76,9 @@ class Daemon(Server):
     talk = Talk()
     pid_file = None  # a name in the directory
     user = None  # who starts it, if not root
-    reload_signal = signal.SIGHUP
+    reload_signal = signal.SIGHUP  # None where nothing makes it load a renewed certificate
+    needs_reload = True  # if False, it loads the certificate for each connection
+    reloads = 3  # in a row, where they are tested
     stop_signal = signal.SIGTERM
     exit_status = 0
     program = None  # without which there is nothing to test
@@ -136,11 +138,25 @@ class Daemon(Server):
             assert self.process.wait(60) == 0, self.log()
             wait_until(self._has_pid, what="there is a pid file")
 
+    def run(self, *command):
+        """Another program of the server's, that has to succeed."""
+        subprocess.run(
+            command,
+            env=PLAIN_ENVIRONMENT,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+
     def _has_pid(self):
         with contextlib.suppress(OSError, ValueError):
             return self.pid
 
     def reload(self):
+        if not self.needs_reload:
+            return
         # Many a server listens well before it knows what to do with a signal.
         wait_until(lambda: is_ready_for(self.pid, self.reload_signal), what=self.log)
         send_signal(self.pid, self.reload_signal)
@@ -379,12 +395,15 @@ class StunnelOfInetd(Stunnel):
     """A process for each connection, that loads the certificate and stays root."""
 
     pid_file = None
-    reload_signal = None
+    needs_reload = False
     has_store = True
     keeps_cache = False
     shares_cache = False
     exit_status = -signal.SIGTERM
     log_files = ("run/stunnel.log",)
+
+    def reload(self):
+        Daemon.reload(self)
 
     def configure(self):
         super().configure()
@@ -424,13 +443,9 @@ class Postgresql(Daemon):
     def configure(self):
         data = self.directory / "data"
         shutil.chown(self.directory, self.user)
-        subprocess.run(
-            ["setpriv", "--reuid", self.user, "--regid", self.user, "--clear-groups"]
-            + [self.BIN / "initdb", "-D", data, "-A", "trust", "--no-sync", "--no-locale"],
-            env=PLAIN_ENVIRONMENT,
-            cwd=self.directory,
-            check=True,
-            capture_output=True,
+        self.run(
+            *("setpriv", "--reuid", self.user, "--regid", self.user, "--clear-groups"),
+            *(self.BIN / "initdb", "-D", data, "-A", "trust", "--no-sync", "--no-locale"),
         )
 
     def command(self):
@@ -483,7 +498,7 @@ class Vsftpd(Daemon):
     """
 
     program = "vsftpd"
-    reload_signal = None
+    reload_signal = None  # SIGHUP has it read its configuration, not the certificate
     exit_status = -signal.SIGTERM
     talk = Talk(opening=((b"", b"\r\n"), (b"AUTH TLS\r\n", b"\r\n")), request=b"QUIT\r\n")
 
@@ -737,7 +752,7 @@ class PhpCli(Daemon):
     """Loads the certificate anew for each connection, in a context of its own."""
 
     program = "php"
-    reload_signal = None
+    needs_reload = False
     exit_status = -signal.SIGTERM
     has_store = True
     shares_cache = True

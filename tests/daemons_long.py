@@ -118,12 +118,33 @@ class LogsToSyslog(Daemon):
         return status
 
 
-class Squid(Proxy):
+class SecuredProxy(Proxy):
     """
-    A reverse proxy. Its worker is executed with the rights of root behind those of its user, where
-    the loader takes no path from LD_PRELOAD: the library is named in /etc/ld.so.preload, and
-    configured in /etc/ocspreload.conf.
+    Its server is executed with the rights of root behind those of its user, where the loader takes
+    no path from LD_PRELOAD: the library is named in /etc/ld.so.preload, and configured in
+    /etc/ocspreload.conf.
     """
+
+    def configure(self):
+        if self.shim:
+            self.preload()
+
+    def preload(self):
+        variables = {**self.shim.variables, **self._environment, "OCSPRELOAD_LOG": self.shim_log}
+        lines = [f"{name}={value}\n" for name, value in variables.items()]
+        files = {"ld.so.preload": f"{LIBRARY}\n", "ocspreload.conf": "".join(lines)}
+        self._wrapper += with_etc(self.directory, files)
+
+    @property
+    def shim_log(self):
+        return str(self.directory / "stderr")
+
+    def environment(self):
+        return PLAIN_ENVIRONMENT
+
+
+class Squid(SecuredProxy):
+    """A reverse proxy, of which the worker is the server."""
 
     program = "squid"
     runs_as = "proxy"
@@ -145,21 +166,7 @@ class Squid(Proxy):
             f"coredump_dir {self.directory}\nshutdown_lifetime 0 seconds\npinger_enable off\n"
             "visible_hostname localhost\n",
         )
-        if self.shim:
-            self.preload()
-
-    def preload(self):
-        variables = {**self.shim.variables, **self._environment, "OCSPRELOAD_LOG": self.shim_log}
-        lines = [f"{name}={value}\n" for name, value in variables.items()]
-        files = {"ld.so.preload": f"{LIBRARY}\n", "ocspreload.conf": "".join(lines)}
-        self._wrapper += with_etc(self.directory, files)
-
-    @property
-    def shim_log(self):
-        return str(self.directory / "stderr")
-
-    def environment(self):
-        return PLAIN_ENVIRONMENT
+        super().configure()
 
     def wait_ready(self):
         """Until what it says of its start cannot be taken for what it says of a reload."""
@@ -216,12 +223,14 @@ class SquidByBareName(Squid):
         self._wrapper += ["env", "LD_PRELOAD=libocspreload.so"]
 
 
-class Trafficserver(Proxy):
-    program = "traffic_server"
+class Trafficserver(SecuredProxy):
+    """A manager, as root, starts the server."""
+
+    program = "traffic_manager"
     runs_as = "trafficserver"
-    reload_signal = None  # traffic_ctl can, where there is a manager
+    reloads = 1  # it takes its time over each
     exit_status = 0
-    log_files = ("tree/log/diags.log",)
+    log_files = ("tree/log/diags.log", "tree/shim.log")
     talk = Talk(request=b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
 
     def wait_ready(self):
@@ -258,15 +267,34 @@ class Trafficserver(Proxy):
         for name in ("ip_allow.yaml", "sni.yaml", "plugin.config", "parent.config"):
             shutil.copy(f"/etc/trafficserver/{name}", tree / "etc")
         self.write("tree/etc/storage.config", f"{tree}/cache 64M\n")
+        self.write("tree/shim.log", "")
+        super().configure()
         for path in [tree, *tree.rglob("*")]:
             shutil.chown(path, "trafficserver")
+
+    @property
+    def shim_log(self):
+        return f"{self.directory}/tree/shim.log"
 
     def renew(self, leaf):
         super().renew(leaf)
         shutil.chown(self.key, "trafficserver")
 
     def command(self):
-        return ["traffic_server", f"--run-root={self.directory}/tree/runroot.yaml"]
+        return ["traffic_manager", self._tree]
+
+    @property
+    def _tree(self):
+        return f"--run-root={self.directory}/tree/runroot.yaml"
+
+    def reload(self):
+        loaded = self._loaded()
+        (self.directory / "tree/etc/ssl_multicert.config").touch()
+        self.run("traffic_ctl", self._tree, "config", "reload")
+        wait_until(lambda: self._loaded() > loaded, what=self.log)
+
+    def _loaded(self):
+        return self.log().count("ssl_multicert.config finished loading")
 
 
 class Uwsgi(Daemon):
@@ -305,11 +333,9 @@ class Uwsgi(Daemon):
 
 
 class Znc(Daemon):
-    """It has the certificate loaded for each connection."""
-
     program = "znc"
     user = "_znc"
-    reload_signal = None
+    needs_reload = False
     talk = Talk(end=b"\r\n\r\n")
 
     def configure(self):

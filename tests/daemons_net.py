@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Servers of data, names, messages and calls; see daemons.py."""
 
+import base64
 import shutil
 import signal
-import subprocess
 
 from client import Talk, handshake
 from daemons import Daemon
-from servers import PLAIN_ENVIRONMENT
-from support import wait_until
+from support import free_port, wait_until
 
 # A query for test. IN A, and its answer's end.
 DNS_QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\4test\0\0\1\0\1"
@@ -18,7 +17,6 @@ DNS_TALK = Talk(request=len(DNS_QUERY).to_bytes(2, "big") + DNS_QUERY, end=bytes
 class Mariadb(Daemon):
     program = "mariadbd"
     user = "mysql"
-    reload_signal = None  # FLUSH SSL, for those who may
     # A client that wants TLS (MySQL's protocol 4.1), and a stranger's attempt to log in.
     _FLAGS = (0x00088A00 | 0x200).to_bytes(4, "little") + (1 << 24).to_bytes(4, "little")
     _WANTED = _FLAGS + b"\x21" + bytes(23)
@@ -35,13 +33,9 @@ class Mariadb(Daemon):
     def configure(self):
         data = self.directory / "data"
         shutil.chown(self.directory, self.user)
-        subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", f"--user={self.user}"]
-            + ["--skip-test-db", "--auth-root-authentication-method=normal"],
-            env=PLAIN_ENVIRONMENT,
-            cwd=self.directory,
-            check=True,
-            capture_output=True,
+        self.run(
+            *("mariadb-install-db", "--no-defaults", f"--datadir={data}", f"--user={self.user}"),
+            *("--skip-test-db", "--auth-root-authentication-method=normal"),
         )
 
     def command(self):
@@ -51,6 +45,10 @@ class Mariadb(Daemon):
             *(f"--ssl-cert={self.certificate}", f"--ssl-key={self.key}"),
             "--innodb-flush-log-at-trx-commit=0",
         ]
+
+    def reload(self):
+        socket = f"--socket={self.directory}/socket"
+        self.run("mariadb", "--no-defaults", socket, "--user=root", "--execute=FLUSH SSL")
 
 
 class Memcached(Daemon):
@@ -120,7 +118,6 @@ class NamedHttps(Named):
 class Dnsdist(Daemon):
     program = "dnsdist"
     talk = DNS_TALK
-    reload_signal = None  # its console can: reloadAllCertificates()
     exit_status = -signal.SIGTERM
     has_store = False  # it is no longer root when the response comes
 
@@ -131,12 +128,18 @@ class Dnsdist(Daemon):
             f'setLocal("127.0.0.1:{self.port + 1}")\n'
             f'addTLSLocal("127.0.0.1:{self.port}", "{self.certificate}", "{self.key}", '
             '{provider="openssl"})\n'
-            'addAction(AllRule(), SpoofAction("192.0.2.1"))\n',
+            'addAction(AllRule(), SpoofAction("192.0.2.1"))\n'
+            f'controlSocket("127.0.0.1:{free_port()}")\n'
+            f'setKey("{base64.b64encode(bytes(32)).decode()}")\n',
         )
 
     def renew(self, leaf):
         super().renew(leaf)
         shutil.chown(self.key, "_dnsdist")
+
+    def reload(self):
+        conf = f"{self.directory}/dnsdist.conf"
+        self.run("dnsdist", "-C", conf, "-c", "-e", "reloadAllCertificates()")
 
     def command(self):
         return ["dnsdist", "--supervised", "--disable-syslog"] + [
@@ -178,7 +181,7 @@ class Prosody(Daemon):
 class Coturn(Daemon):
     program = "turnserver"
     user = "turnserver"
-    reload_signal = None  # SIGUSR2 ends it now and then, without the shim, too
+    reload_signal = signal.SIGUSR2
     exit_status = -signal.SIGTERM
     # A STUN binding request (RFC 8489) with the transaction "transaction!", and the answer's
     # beginning, which holds it.
@@ -198,7 +201,6 @@ class Kamailio(Daemon):
 
     program = "kamailio"
     user = "kamailio"
-    reload_signal = None
     _SIP = (
         b"OPTIONS sip:localhost SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1;branch=z9hG4bK1\r\n"
         b"From: <sip:a@localhost>;tag=1\r\nTo: <sip:b@localhost>\r\nCall-ID: 1\r\n"
@@ -211,12 +213,20 @@ class Kamailio(Daemon):
             "kamailio.cfg",
             "#!KAMAILIO\nchildren=2\ntcp_children=2\nenable_tls=yes\nlog_stderror=yes\n"
             f"listen=tls:127.0.0.1:{self.port}\nauto_aliases=no\n"
-            'loadmodule "sl.so"\nloadmodule "tls.so"\n'
-            f'modparam("tls", "certificate", "{self.certificate}")\n'
-            f'modparam("tls", "private_key", "{self.key}")\n'
-            'modparam("tls", "tls_method", "TLSv1.2+")\n'
+            'loadmodule "sl.so"\nloadmodule "ctl.so"\nloadmodule "tls.so"\n'
+            f'modparam("ctl", "binrpc", "unix:{self.directory}/control")\n'
+            f'modparam("tls", "config", "{self.directory}/tls.cfg")\n'
             'request_route { sl_send_reply("200", "OK"); exit; }\n',
         )
+
+        self.write(
+            "tls.cfg",
+            "[server:default]\nmethod = TLSv1.2+\n"
+            f"certificate = {self.certificate}\nprivate_key = {self.key}\n",
+        )
+
+    def reload(self):
+        self.run("kamcmd", "-s", f"unix:{self.directory}/control", "tls.reload")
 
     def trouble(self):
         """Which of its processes sees the others end is a matter of moments."""

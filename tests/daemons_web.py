@@ -2,6 +2,7 @@
 """Servers and proxies of the web, and the languages' own servers; see daemons.py."""
 
 import http.server
+import re
 import shutil
 import signal
 import threading
@@ -73,10 +74,14 @@ class Hitch(Proxy):
 
 
 class H2o(Daemon):
-    """It has a callback of its own always; its own fetcher is off."""
+    """
+    A master, in Perl, that starts another server at a reload. It has a callback of its own always;
+    its own fetcher is off.
+    """
 
     program = "h2o"
-    reload_signal = None  # only where a master starts it
+    keeps_cache = False
+    shares_cache = False  # what becomes the master has loaded it, too
     has_store = False  # it is no longer root when the response comes
 
     def configure(self):
@@ -91,8 +96,16 @@ class H2o(Daemon):
             f"hosts:\n  default:\n    paths:\n      /:\n        file.dir: {self.directory}/www\n",
         )
 
+    def reload(self):
+        started = self._started()
+        super().reload()
+        wait_until(lambda: self._started() > started, what=self.log)
+
+    def _started(self):
+        return self.log().count("starting new worker")
+
     def command(self):
-        return ["h2o", "-c", str(self.directory / "h2o.conf")]
+        return ["h2o", "-m", "master", "-c", str(self.directory / "h2o.conf")]
 
 
 class Nghttpx(Proxy):
@@ -134,9 +147,8 @@ class Nghttpx(Proxy):
 
 
 class Script(Daemon):
-    """A server that is a program in a language; environment, no unit."""
+    """A server that is a program in a language, and loads its certificate again on SIGHUP."""
 
-    reload_signal = None
     script = None
 
     def command(self):
@@ -206,15 +218,29 @@ class Puma(Daemon):
     """Ruby: the chain comes before the certificate, the workers are forked."""
 
     program = "puma"
-    reload_signal = None
+    reload_signal = signal.SIGUSR2
+    keeps_cache = False  # it executes itself
     exit_status = -signal.SIGTERM
+    _WORKERS = 2
 
     def configure(self):
         self.write("config.ru", 'run ->(env) { [200, {"content-length" => "5"}, ["hello"]] }\n')
 
+    def wait_ready(self):
+        super().wait_ready()
+        wait_until(lambda: self._booted() >= self._WORKERS, 60, what=self.log)
+
+    def _booted(self):
+        return len(re.findall(r" - Worker \d+ .*booted", self.log()))
+
+    def reload(self):
+        booted = self._booted()
+        super().reload()
+        wait_until(lambda: self._booted() >= booted + self._WORKERS, 60, what=self.log)
+
     def command(self):
         files = f"key={self.key}&cert={self.certificate}"
-        return ["puma", "--dir", str(self.directory), "--workers", "2", "--preload"] + [
+        return ["puma", "--dir", str(self.directory), "--workers", str(self._WORKERS), "--preload"] + [
             *("--bind", f"ssl://127.0.0.1:{self.port}?{files}", "config.ru")
         ]
 

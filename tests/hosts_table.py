@@ -54,7 +54,7 @@ HOSTS = {
     "H2o": Host("H2O", "h2o", DROP_IN.format("h2o")),
     "Nghttpx": Host("nghttpx", "nghttp2-proxy", DROP_IN.format("nghttpx")),
     "Squid": Host("Squid, reverse proxy", "squid-openssl", "`/etc/ld.so.preload`"),
-    "Trafficserver": Host("Traffic Server", "trafficserver", DROP_IN.format("trafficserver")),
+    "Trafficserver": Host("Traffic Server", "trafficserver", "`/etc/ld.so.preload`"),
     "Stunnel": Host("stunnel4", "stunnel4", DROP_IN.format("stunnel@NAME")),
     "StunnelInJail": Host("stunnel4, chrooted", "stunnel4", DROP_IN.format("stunnel@NAME")),
     "StunnelOfInetd": Host("stunnel4, inetd mode", "stunnel4", DROP_IN.format("NAME@")),

@@ -785,22 +785,24 @@ def test_it_serves_logs_and_ends_as_without_the_shim(with_agent, daemon, kind, i
     test_servers.test_serves_logs_and_ends_as_without_the_shim(daemon, kind, issue)
 
 
+@dovecot_and_php
 @needs_root
 @plain_build_only
-def test_a_renewed_certificate_of_dovecot_is_stapled_from_its_first_handshake_on(
-    with_agent, daemon, issue, responder, tmp_path
+def test_its_renewed_certificate_is_stapled_from_its_first_handshake_on(
+    with_agent, daemon, kind, issue, responder, tmp_path
 ):
     test_servers.test_a_renewed_certificate_is_stapled_from_its_first_handshake_on(
-        daemon, daemons.Dovecot, issue, responder, tmp_path
+        daemon, kind, issue, responder, tmp_path
     )
 
 
+@dovecot_and_php
 @needs_root
 @plain_build_only
-def test_a_reload_of_dovecot_costs_no_staple(with_agent, daemon, issue, responder, seen):
+def test_a_reload_of_it_costs_no_staple(with_agent, daemon, kind, issue, responder, seen):
     test_servers.test_a_reload_costs_no_staple_and_no_request(
         daemon,
-        daemons.Dovecot,
+        kind,
         issue,
         responder,
         lambda kind, what, words: seen(kind, what, f"{words}, with the agent"),

@@ -171,6 +171,30 @@ def test_the_official_node_serves_logs_and_ends_as_without_the_shim(daemon, issu
 
 @needs_root
 @plain_build_only
+def test_a_renewed_certificate_of_the_official_node_is_stapled_from_its_first_handshake_on(
+    daemon, issue, responder, tmp_path
+):
+    test_servers.test_a_renewed_certificate_is_stapled_from_its_first_handshake_on(
+        daemon, NodeAsDaemon, issue, responder, tmp_path
+    )
+
+
+@needs_root
+@plain_build_only
+def test_a_reload_of_the_official_node_costs_no_staple_and_no_request(
+    daemon, issue, responder, seen
+):
+    test_servers.test_a_reload_costs_no_staple_and_no_request(
+        daemon,
+        NodeAsDaemon,
+        issue,
+        responder,
+        lambda kind, what, words: seen(OfficialNode, what, words),
+    )
+
+
+@needs_root
+@plain_build_only
 def test_a_restart_of_the_official_node_while_the_responder_is_down_staples_at_once(
     daemon, issue, responder, tmp_path, seen
 ):

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// usage: node node_server.js PORT CHAIN.pem KEY.pem [NAME=PEM...]
+// usage: node node_server.js PORT CHAIN.pem KEY.pem [NAME=PEM...]; SIGHUP: CHAIN and KEY anew
 // Serves at descriptor 3 if one is handed over, as systemd does it.
 "use strict";
 
@@ -16,13 +16,12 @@ for (const word of named) {
   contexts.set(name, tls.createSecureContext({ cert: both, key: both }));
 }
 
-https
-  .createServer(
-    {
-      cert: fs.readFileSync(cert),
-      key: fs.readFileSync(key),
-      SNICallback: (name, done) => done(null, contexts.get(name)),
-    },
-    (request, response) => response.end("hello"),
-  )
-  .listen(process.env.LISTEN_FDS ? { fd: 3 } : { port: Number(port), host: "127.0.0.1" });
+const load = () => ({ cert: fs.readFileSync(cert), key: fs.readFileSync(key) });
+
+const server = https.createServer(
+  { ...load(), SNICallback: (name, done) => done(null, contexts.get(name)) },
+  (request, response) => response.end("hello"),
+);
+
+process.on("SIGHUP", () => server.setSecureContext(load()));
+server.listen(process.env.LISTEN_FDS ? { fd: 3 } : { port: Number(port), host: "127.0.0.1" });

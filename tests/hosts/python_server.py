@@ -6,10 +6,12 @@ usage: python_server.py PORT PEM [NAME=PEM…] [--client-ca FILE] [--ca PATH]
 
 The first PEM file is for everybody, the others for those who ask for NAME. What --ca names, a file
 or a hashed directory, is loaded after the certificate, and nothing is asked of clients for it.
+SIGHUP has it load the first file again.
 """
 
 import argparse
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -58,6 +60,7 @@ def main():
         tls.context = others.get(name, context)
 
     context.sni_callback = choose
+    signal.signal(signal.SIGHUP, lambda *_: context.load_cert_chain(arguments.pem))
     listener = socket.create_server(("127.0.0.1", arguments.port), backlog=64)
     while True:
         connection, _ = listener.accept()
