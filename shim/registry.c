@@ -297,6 +297,12 @@ static void pool_issuers(struct libssl *lib, const STACK_OF(X509) * chain)
 		pool_issuer(lib, lib->crypto.OPENSSL_sk_value(stack, i));
 }
 
+static bool is_named_issuer(const struct libcrypto *crypto, const X509 *candidate, const X509 *x)
+{
+	return crypto->X509_NAME_cmp(crypto->X509_get_subject_name(candidate),
+		       crypto->X509_get_issuer_name(x)) == 0;
+}
+
 /*
  * Certificates of a store that may be the issuer of x. Only those that are in memory: to let the
  * store look into its directories would add to what the host finds in it. The lock is the store's
@@ -305,7 +311,6 @@ static void pool_issuers(struct libssl *lib, const STACK_OF(X509) * chain)
 static int find_in_store(struct libssl *lib, X509_STORE *store, X509 *x, X509 **found, int room)
 {
 	const struct libcrypto *crypto = &lib->crypto;
-	const X509_NAME *issuer = crypto->X509_get_issuer_name(x);
 	const OPENSSL_STACK *objects;
 	int count = 0;
 
@@ -316,9 +321,7 @@ static int find_in_store(struct libssl *lib, X509_STORE *store, X509 *x, X509 **
 		X509 *candidate =
 			crypto->X509_OBJECT_get0_X509(crypto->OPENSSL_sk_value(objects, i));
 
-		if (candidate &&
-			crypto->X509_NAME_cmp(crypto->X509_get_subject_name(candidate), issuer) ==
-				0 &&
+		if (candidate && is_named_issuer(crypto, candidate, x) &&
 			crypto->X509_up_ref(candidate) == 1)
 			found[count++] = candidate;
 	}
@@ -326,35 +329,56 @@ static int find_in_store(struct libssl *lib, X509_STORE *store, X509 *x, X509 **
 	return count;
 }
 
-/* Without a note: a certificate in a store is shared between threads already. */
+/* Without a note: it is shared between threads already. */
+static void pool_shared(struct libssl *lib, X509 *candidate)
+{
+	struct cache *cache = host_cache();
+	struct certificate certificate;
+
+	if (!cache || !certificate_read(&lib->crypto, candidate, &certificate))
+		return;
+	cache_add_issuer(cache, &certificate);
+	certificate_free(&certificate);
+}
+
 static void pool_from_store(struct libssl *lib, X509_STORE *store, X509 *x)
 {
 	enum { CANDIDATES = 16 };
-	struct cache *cache = host_cache();
 	X509 *found[CANDIDATES];
 	int count = find_in_store(lib, store, x, found, CANDIDATES);
 
 	for (int i = 0; i < count; i++) {
-		struct certificate certificate;
-
-		if (cache && certificate_read(&lib->crypto, found[i], &certificate)) {
-			cache_add_issuer(cache, &certificate);
-			certificate_free(&certificate);
-		}
+		pool_shared(lib, found[i]);
 		lib->crypto.X509_free(found[i]);
 	}
 }
 
-void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const struct slot *slot, X509 *x)
+static void pool_from_chain(struct libssl *lib, const STACK_OF(X509) * chain, const X509 *x)
 {
-	X509_STORE *verify = NULL, *chain = NULL;
+	const struct libcrypto *crypto = &lib->crypto;
+	const OPENSSL_STACK *stack = (const OPENSSL_STACK *)chain;
+	int count = chain ? crypto->OPENSSL_sk_num(stack) : 0;
+
+	for (int i = 0; i < count; i++) {
+		X509 *candidate = crypto->OPENSSL_sk_value(stack, i);
+
+		if (is_named_issuer(crypto, candidate, x))
+			pool_shared(lib, candidate);
+	}
+}
+
+void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const STACK_OF(X509) * chain,
+	const struct slot *slot, X509 *x)
+{
+	X509_STORE *verify = NULL, *own = NULL;
 
 	if (atomic_load(&slot->issuer) || !host_is_itself())
 		return;
+	pool_from_chain(lib, chain, x);
 	/* Where a libssl does not know these, NULL stays. */
-	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERT_STORE, 0, &chain);
+	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_CHAIN_CERT_STORE, 0, &own);
 	lib->SSL_CTX_ctrl(ctx, SSL_CTRL_GET_VERIFY_CERT_STORE, 0, &verify);
-	pool_from_store(lib, chain, x);
+	pool_from_store(lib, own, x);
 	pool_from_store(lib, verify, x);
 	pool_from_store(lib, lib->SSL_CTX_get_cert_store(ctx), x);
 }
@@ -422,7 +446,7 @@ static void see_links(struct libssl *lib, SSL_CTX *ctx, const STACK_OF(X509) * c
 
 		if (!slot)
 			continue;
-		registry_seek_issuer(lib, ctx, slot, x);
+		registry_seek_issuer(lib, ctx, NULL, slot, x);
 		fill(lib, slot, x);
 		cache_unpin(slot);
 	}
@@ -450,7 +474,7 @@ static void see(struct libssl *lib, SSL_CTX *ctx, SSL *ssl, X509 *x)
 	pool_issuers(lib, chain);
 	if (!slot)
 		return;
-	registry_seek_issuer(lib, ctx, slot, x);
+	registry_seek_issuer(lib, ctx, NULL, slot, x);
 	fill(lib, slot, x);
 	see_links(lib, ctx, chain ? chain : extra);
 	cache_unpin(slot);

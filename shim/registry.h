@@ -37,11 +37,13 @@ bool registry_see_new(struct libssl *lib, SSL_CTX *ctx);
 struct slot *registry_slot(struct libssl *lib, X509 *x, enum role role);
 
 /*
- * Takes into the pool what may be the issuer of x, the slot's certificate, from the context's own
- * stores, if it is not known yet: what the host has given them with SSL_CTX_load_verify_locations
+ * Takes into the pool what may be the issuer of x, the slot's certificate, if it is not known yet:
+ * from the chain that is sent after it (or NULL), which no hook of this process may have seen, and
+ * from the context's own stores: what the host has given them with SSL_CTX_load_verify_locations
  * and the like, as far as it is in memory. Changes nothing in them. Inside a visit.
  */
-void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const struct slot *slot, X509 *x);
+void registry_seek_issuer(struct libssl *lib, SSL_CTX *ctx, const STACK_OF(X509) * chain,
+	const struct slot *slot, X509 *x);
 
 /* True if this process has a certificate of the slot's loaded that a hook has seen. Any thread. */
 bool registry_is_loaded(const struct slot *slot);

@@ -153,27 +153,6 @@ static void avoid_compressed(const struct libssl *lib, SSL *ssl)
 }
 
 /*
- * A host may have loaded the issuer after the certificate, by a function that is not hooked: one
- * look a second, in memory, and only while the issuer is unknown.
- */
-static void seek_issuer(struct libssl *lib, SSL *ssl, struct slot *slot, X509 *x)
-{
-	int64_t now = clock_steady(), sought = atomic_load(&slot->sought);
-
-	if (atomic_load(&slot->issuer) || (sought != 0 && now - sought < LOOK_INTERVAL))
-		return;
-	atomic_store(&slot->sought, now);
-	registry_seek_issuer(lib, lib->SSL_get_SSL_CTX(ssl), slot, x);
-}
-
-static bool is_tls13(const struct libssl *lib, const SSL *ssl)
-{
-	int version = lib->SSL_version(ssl);
-
-	return version == TLS1_3_VERSION || version == QUIC_VERSION_1;
-}
-
-/*
  * The certificates that are sent after the leaf, where they are known before they are sent: not if
  * libssl is going to look for them in its store. *common: they are the context's.
  */
@@ -187,6 +166,29 @@ static STACK_OF(X509) * links_of(const struct libssl *lib, SSL *ssl, bool *commo
 		lib->SSL_CTX_ctrl(lib->SSL_get_SSL_CTX(ssl), SSL_CTRL_GET_EXTRA_CHAIN_CERTS, 1,
 			(void *)&chain);
 	return chain;
+}
+
+/*
+ * A host may have loaded the issuer after the certificate, by a function that is not hooked, or
+ * both in another process, for this one as well: one look a second, in memory, and only while the
+ * issuer is unknown.
+ */
+static void seek_issuer(struct libssl *lib, SSL *ssl, struct slot *slot, X509 *x)
+{
+	int64_t now = clock_steady(), sought = atomic_load(&slot->sought);
+	bool common;
+
+	if (atomic_load(&slot->issuer) || (sought != 0 && now - sought < LOOK_INTERVAL))
+		return;
+	atomic_store(&slot->sought, now);
+	registry_seek_issuer(lib, lib->SSL_get_SSL_CTX(ssl), links_of(lib, ssl, &common), slot, x);
+}
+
+static bool is_tls13(const struct libssl *lib, const SSL *ssl)
+{
+	int version = lib->SSL_version(ssl);
+
+	return version == TLS1_3_VERSION || version == QUIC_VERSION_1;
 }
 
 /* The response for a certificate of the chain, if it fits into *room bytes. NULL if there is none.

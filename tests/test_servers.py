@@ -173,6 +173,22 @@ def test_who_cannot_write_to_the_store_staples_at_once_what_another_put_there(
     assert_strict(daemon(kind, leaf, environment=environment).handshake().staple, leaf, tmp_path)
 
 
+def test_kamailio_staples_for_what_one_process_loads_for_all_that_had_nothing_before(
+    daemon, issue, tmp_path
+):
+    """Its processes share their contexts, but not what was made after they were forked."""
+    server = daemon(daemons_net.Kamailio, issue(kind="rsa", responder=None))
+    assert not server.handshake().stapled
+    processes = tree(server.pid)
+    for _ in range(2):
+        leaf = issue(kind="rsa")
+        server.renew(leaf)
+        server.reload()
+        for _ in range(6):
+            assert_strict(server.handshake().staple, leaf, tmp_path)
+    assert tree(server.pid) == processes
+
+
 def test_vsftpd_staples_from_the_first_handshake_of_each_start_on(daemon, issue):
     """Its children are raw clones, made while the thread is at work."""
     leaf = issue(kind="rsa")

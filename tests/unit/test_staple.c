@@ -270,9 +270,11 @@ bool supply_from_store(const struct supply *supply, struct slot *slot, bool is_l
 	return false;
 }
 
-void registry_seek_issuer(struct libssl *of, SSL_CTX *ctx, const struct slot *slot, X509 *x)
+void registry_seek_issuer(struct libssl *of, SSL_CTX *ctx, const STACK_OF(X509) * chain,
+	const struct slot *slot, X509 *x)
 {
 	(void)of;
+	(void)chain;
 	CHECK(ctx == THE_CTX);
 	CHECK(slot == leaf);
 	CHECK((void *)x == (void *)&connection);
