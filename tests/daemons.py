@@ -40,14 +40,18 @@ def is_ready_for(pid, how):
     """False if the signal would be the end of the process."""
     for status in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
         try:
-            name, text = (status.parent / "comm").read_text().strip(), status.read_text()
+            text = status.read_text()
         except OSError:  # it has just ended
             continue
-        # The library's own thread blocks every signal, and says nothing of the server's readiness.
-        if name == "ocspreload":
-            continue
-        masks = re.findall(r"^Sig(?:Cgt|Blk):\s+(\w+)$", text, re.MULTILINE)
-        if any(int(mask, 16) >> (how - 1) & 1 for mask in masks):
+        caught, blocked = (
+            int(re.search(rf"^{name}:\s+(\w+)$", text, re.MULTILINE).group(1), 16)
+            for name in ("SigCgt", "SigBlk")
+        )
+        # The library's own thread, and for a moment who makes it, blocks every signal, as no
+        # server does, and says nothing of the server's readiness.
+        if blocked >> (signal.SIGSEGV - 1) & 1:
+            blocked = 0
+        if (caught | blocked) >> (how - 1) & 1:
             return True
     return False
 
