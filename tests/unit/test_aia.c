@@ -1,115 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* links: aia.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
+/* links: aia.c network.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
 /*
- * The network is a script, as in test_fetch.c; a certificate is a list of URLs, and whatever begins
- * with "issuer" has signed it.
+ * The network is a script (network.h); a certificate is a list of URLs, and whatever begins with
+ * "issuer" has signed it.
  */
 #include "../../fetcher/aia.h"
 
 #include "../../fetcher/certificate.h"
-#include "../../fetcher/exchange.h"
 #include "../../fetcher/issuer.h"
 #include "check.h"
-
-#include <stdlib.h>
+#include "network.h"
 
 #define NOW ((int64_t)784887151 * 1000)
 
-enum { STEPS = 12, TIMEOUT = 10000 };
-
-/*
- * The network
- */
-
-static struct step {
-	const char *answer; /* a whole HTTP response; NULL: a failure, or it never ends */
-	bool hangs;
-	enum address_kind kind; /* of the peer */
-
-	char peer[sizeof(((struct url *)NULL)->authority)];
-	char request[1024];
-	int64_t deadline;
-	bool restricted;
-	enum address_kind allowed;
-} script[STEPS];
-
-static size_t asked;  /* steps done */
-static int exchanges; /* alive */
-
-struct exchange {
-	struct step *step;
-	struct http_reader reader;
-};
-
-struct exchange *exchange_start(
-	struct resolver *resolver, const struct url *peer, struct bytes request, int64_t deadline)
-{
-	struct exchange *exchange = calloc(1, sizeof(*exchange));
-	struct step *step = &script[asked < STEPS - 1 ? asked++ : asked];
-
-	(void)resolver;
-	snprintf(step->peer, sizeof(step->peer), "%s", peer->authority);
-	snprintf(step->request, sizeof(step->request), "%.*s", (int)request.size,
-		(const char *)request.data);
-	step->deadline = deadline;
-	exchange->step = step;
-	http_reader_init(&exchange->reader, EXCHANGE_LIMIT);
-	exchanges++;
-	return exchange;
-}
-
-void exchange_restrict(struct exchange *exchange, enum address_kind kind)
-{
-	exchange->step->restricted = true;
-	exchange->step->allowed = kind;
-}
-
-void exchange_free(struct exchange *exchange)
-{
-	if (!exchange)
-		return;
-	http_reader_free(&exchange->reader);
-	free(exchange);
-	exchanges--;
-}
-
-struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *timeout)
-{
-	(void)exchange;
-	(void)now;
-	*timeout = 7;
-	return (struct pollfd){-1, 0, 0};
-}
-
-enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now)
-{
-	const char *answer = exchange->step->answer;
-
-	(void)revents;
-	(void)now;
-	if (!answer)
-		return exchange->step->hangs ? EXCHANGE_CONNECTING : EXCHANGE_FAILED;
-	http_reader_feed(
-		&exchange->reader, (struct bytes){(const unsigned char *)answer, strlen(answer)});
-	CHECK_EQ(http_reader_end(&exchange->reader), HTTP_DONE);
-	return EXCHANGE_DONE;
-}
-
-const struct http_reader *exchange_response(const struct exchange *exchange)
-{
-	return &exchange->reader;
-}
-
-enum address_kind exchange_peer_kind(const struct exchange *exchange)
-{
-	return exchange->step->kind;
-}
-
-const char *exchange_why(const struct exchange *exchange)
-{
-	(void)exchange;
-	return "connection refused";
-}
+enum { TIMEOUT = 10000 };
 
 /*
  * Certificates
@@ -160,23 +64,10 @@ static int no_mark(void)
 #define FOUND "HTTP/1.1 200 OK\r\n\r\nissuer"
 #define EXPIRED "HTTP/1.1 200 OK\r\n\r\nissuer, long ago"
 #define OTHER "HTTP/1.1 200 OK\r\n\r\n<html>"
-#define STATUS(number) ("HTTP/1.1 " #number " X\r\nContent-Length: 0\r\n\r\n")
-#define REDIRECT(number, location) \
-	"HTTP/1.1 " #number " X\r\nLocation: " location "\r\nContent-Length: 0\r\n\r\n"
 
 static struct libcrypto crypto;
 static struct config config;
 static struct fetch_tools tools;
-
-static void set_script(const char *const *answers)
-{
-	memset(script, 0, sizeof(script));
-	asked = 0;
-	for (size_t i = 0; answers[i]; i++)
-		script[i].answer = answers[i];
-}
-
-#define SCRIPT(...) set_script((const char *const[]){__VA_ARGS__, NULL})
 
 static void set_world(void)
 {
@@ -246,7 +137,7 @@ static void test_one_url_after_the_other(void)
 	check_failure("http://a.test", "connection refused");
 
 	SCRIPT(NULL);
-	script[0].hangs = true;
+	script[0].why = "";
 	CHECK_EQ(seek("http://a.test", &aia), AIA_RUNNING);
 	aia_free(aia);
 	CHECK_EQ(exchanges, 0);

@@ -8,8 +8,8 @@
 
 #include "../../fetcher/clock.h"
 #include "check.h"
+#include "fixtures.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -492,18 +492,6 @@ static bool fill_queue(int listener, in_port_t port, int fillers[FILLERS])
 		full = poll(&fd, 1, 100) == 0;
 	}
 	return full;
-}
-
-static int count_descriptors(void)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (directory && readdir(directory))
-		count++;
-	if (directory)
-		closedir(directory);
-	return count;
 }
 
 /* Racing sockets, of those that this program has open. */

@@ -1,122 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetch.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
+/* links: fetch.c network.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
 /*
- * The network is a script: exchanges are recorded, and answered with what comes next in it. So is
- * the judge, who believes whoever says "good".
+ * The network is a script (network.h), and the judge believes whoever says "good".
  */
 #include "../../fetcher/fetch.h"
 
-#include "../../fetcher/exchange.h"
 #include "check.h"
-
-#include <stdlib.h>
+#include "network.h"
 
 #define NOW ((int64_t)784887151 * 1000) /* Tue, 15 Nov 1994 08:12:31 GMT */
 
-enum { STEPS = 12, TIMEOUT = 10000 };
-
-/*
- * The network
- */
-
-static struct step {
-	const char *answer;     /* an HTTP response, whole unless there is a why; NULL: none */
-	const char *why;        /* "": it never ends */
-	enum address_kind kind; /* of the peer */
-
-	char peer[sizeof(((struct url *)NULL)->authority)];
-	char request[1024];
-	int64_t deadline;
-	bool restricted;
-	enum address_kind allowed;
-	struct connections *connections;
-} script[STEPS];
-
-static size_t asked; /* steps done */
-
-struct exchange {
-	struct step *step;
-	struct http_reader reader;
-};
-
-static int exchanges; /* alive */
-
-struct exchange *exchange_start(
-	struct resolver *resolver, const struct url *peer, struct bytes request, int64_t deadline)
-{
-	struct exchange *exchange = calloc(1, sizeof(*exchange));
-	struct step *step = &script[asked < STEPS - 1 ? asked++ : asked];
-
-	(void)resolver;
-	snprintf(step->peer, sizeof(step->peer), "%s", peer->authority);
-	snprintf(step->request, sizeof(step->request), "%.*s", (int)request.size,
-		(const char *)request.data);
-	step->deadline = deadline;
-	exchange->step = step;
-	http_reader_init(&exchange->reader, EXCHANGE_LIMIT);
-	exchanges++;
-	return exchange;
-}
-
-void exchange_restrict(struct exchange *exchange, enum address_kind kind)
-{
-	exchange->step->restricted = true;
-	exchange->step->allowed = kind;
-}
-
-void exchange_reuse(struct exchange *exchange, struct connections *connections)
-{
-	exchange->step->connections = connections;
-}
-
-void exchange_free(struct exchange *exchange)
-{
-	if (!exchange)
-		return;
-	http_reader_free(&exchange->reader);
-	free(exchange);
-	exchanges--;
-}
-
-struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *timeout)
-{
-	(void)exchange;
-	(void)now;
-	*timeout = 7;
-	return (struct pollfd){-1, 0, 0};
-}
-
-enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now)
-{
-	const char *answer = exchange->step->answer;
-
-	(void)revents;
-	(void)now;
-	if (!answer)
-		return exchange->step->why && !exchange->step->why[0] ? EXCHANGE_CONNECTING
-								      : EXCHANGE_FAILED;
-	http_reader_feed(
-		&exchange->reader, (struct bytes){(const unsigned char *)answer, strlen(answer)});
-	if (exchange->step->why)
-		return EXCHANGE_FAILED;
-	CHECK_EQ(http_reader_end(&exchange->reader), HTTP_DONE);
-	return EXCHANGE_DONE;
-}
-
-const struct http_reader *exchange_response(const struct exchange *exchange)
-{
-	return &exchange->reader;
-}
-
-enum address_kind exchange_peer_kind(const struct exchange *exchange)
-{
-	return exchange->step->kind;
-}
-
-const char *exchange_why(const struct exchange *exchange)
-{
-	return exchange->step->why ? exchange->step->why : "connection refused";
-}
+enum { TIMEOUT = 10000 };
 
 /*
  * The judge
@@ -158,23 +52,9 @@ const char *verdict_text(enum verdict verdict)
  */
 
 #define GOOD "HTTP/1.1 200 OK\r\n\r\ngood"
-#define STATUS(number) "HTTP/1.1 " #number " X\r\nContent-Length: 0\r\n\r\n"
-#define REDIRECT(number, location) \
-	"HTTP/1.1 " #number " X\r\nLocation: " location "\r\nContent-Length: 0\r\n\r\n"
 
 static struct config config;
 static struct fetch_tools tools;
-
-/* A new world, in which the answers of a list ended by NULL come, and then none. */
-static void set_script(const char *const *answers)
-{
-	memset(script, 0, sizeof(script));
-	asked = 0;
-	for (size_t i = 0; answers[i]; i++)
-		script[i].answer = answers[i];
-}
-
-#define SCRIPT(...) set_script((const char *const[]){__VA_ARGS__, NULL})
 
 static void set_world(void)
 {

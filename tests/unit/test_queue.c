@@ -3,21 +3,11 @@
 #include "../../fetcher/queue.h"
 
 #include "check.h"
-
-#include <stdint.h>
+#include "fixtures.h"
 
 enum { THINGS = 300, ROUNDS = 20000 };
 
 static struct queue_node nodes[THINGS];
-static uint64_t seed = 88172645463325252U;
-
-static uint32_t draw(uint32_t below)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (uint32_t)(seed >> 32) % below;
-}
 
 static void test_things_come_out_by_their_keys(void)
 {

@@ -9,6 +9,7 @@
 #include "../../fetcher/log.h"
 #include "../fuzz/court.h"
 #include "check.h"
+#include "fixtures.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,14 +40,6 @@ static char directory[] = "/tmp/test_ready-XXXXXX";
 static struct buffer bodies[CONTENTS];
 static int shown[NAMES]; /* a number of contents, or -1 */
 static uint64_t serials[COURTS];
-
-static uint32_t draw(uint32_t below)
-{
-	static uint32_t state = 6960;
-
-	state = state * 1664525 + 1013904223;
-	return (state >> 8) % below;
-}
 
 static void name_file(char path[static 128], int number, const char *prefix)
 {

@@ -8,9 +8,9 @@
 #include "../../fetcher/resolve.h"
 
 #include "check.h"
+#include "fixtures.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -340,18 +340,6 @@ static void test_stolen_descriptors(void)
 	for (size_t i = 0; i < count; i++)
 		CHECK(close(fds[i].fd) == 0);
 	close(server);
-}
-
-static int count_descriptors(void)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (directory && readdir(directory))
-		count++;
-	if (directory)
-		closedir(directory);
-	return count;
 }
 
 int main(void)

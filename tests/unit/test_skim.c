@@ -3,22 +3,13 @@
 #include "../../fetcher/skim.h"
 
 #include "check.h"
+#include "fixtures.h"
 
 #include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <stdlib.h>
-
-static uint64_t seed = 88172645463325252U;
-
-static uint32_t draw(uint32_t below)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (uint32_t)(seed >> 32) % below;
-}
 
 static struct bytes bytes_of(const char *text)
 {
