@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -89,6 +91,30 @@ const char *file_read_piece(
 	why = read_piece(fd, limit, reading, out);
 	close(fd);
 	return why;
+}
+
+/* What getdents64(2) gives; neither glibc nor musl has it for all. */
+struct entry {
+	uint64_t inode;
+	int64_t next;
+	uint16_t size; /* of all of this */
+	uint8_t type;
+	char name[];
+};
+
+int file_list_some(int fd, bool (*take)(const char *name, void *context), void *context)
+{
+	_Alignas(struct entry) char entries[8192];
+	long size = syscall(SYS_getdents64, fd, entries, sizeof(entries));
+
+	for (long at = 0; at < size;) {
+		const struct entry *entry = (const struct entry *)(entries + at);
+
+		if (!take(entry->name, context))
+			return 0;
+		at += entry->size;
+	}
+	return size > 0 ? 1 : (int)size;
 }
 
 static const char suffix[] = ".tmp-XXXXXX";

@@ -35,6 +35,13 @@ const char *file_read_piece(
 const char *file_read_open(int fd, size_t limit, struct buffer *out);
 
 /*
+ * Calls take for the next names in a directory, some hundreds at the most, as long as it returns
+ * true. Not readdir(3), since what that keeps could not be told to be the host's by now. Returns 1
+ * if there may be more, 0 if not or if take said so, -1 and errno if they cannot be read.
+ */
+int file_list_some(int fd, bool (*take)(const char *name, void *context), void *context);
+
+/*
  * Puts content in the place of what is at path, for everybody to read: who reads meanwhile sees the
  * old or the new, whole. With durable, also who reads after a power failure; that can take long.
  * False, and errno, if it cannot; then nothing has changed.

@@ -4,10 +4,11 @@
 #include "cache.h"
 #include "certificate.h"
 #include "clock.h"
+#include "descriptor.h"
 #include "file.h"
+#include "gate.h"
 #include "log.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,16 +20,24 @@
 
 enum {
 	ROUND = 1000, /* milliseconds from one look to the next, for as many files at the most */
-	STEP = 64,    /* files in one call */
+	/* In one call: files that are as they were, files that are read, and names. */
+	STEP = 64,
+	STEP_READ = 8,
+	STEP_NAMES = 512,
 	/* A change in the same tick of the file system's clock as the one before leaves no trace:
 	 * what is younger than this many seconds is read again. */
 	SETTLED = 2,
 	HEAD_SIZE = 8,
 	FILES_MOST = 65536, /* in a directory that was meant to be another one */
+	ROOM_FIRST = 64,    /* a power of two */
 };
+
+static const uint32_t nobody = UINT32_MAX; /* the end of a bucket */
 
 struct ready_file {
 	char *name;       /* with a path of its own if it is no directory's */
+	uint64_t hash;    /* of it */
+	uint32_t next;    /* in its bucket */
 	uint64_t stamp;   /* of the file, 0: to be read again */
 	uint64_t content; /* a hash; 0: it is no response */
 	bool is_there;    /* while names are compared */
@@ -64,7 +73,9 @@ static void drop_all(struct ready *ready)
 	for (size_t i = 0; i < ready->count; i++)
 		free(ready->files[i].name);
 	free(ready->files);
+	free(ready->buckets);
 	free(ready->entries);
+	buffer_free(&ready->names);
 }
 
 void ready_close(struct ready *ready)
@@ -171,7 +182,7 @@ static const char *read_response(const char *path, struct buffer *out)
 static bool add_entry(struct ready *ready, uint64_t serial, const struct ready_file *file)
 {
 	if (ready->entry_count == ready->entry_room) {
-		size_t room = ready->entry_room ? 2 * ready->entry_room : STEP;
+		size_t room = ready->entry_room ? 2 * ready->entry_room : ROOM_FIRST;
 		struct ready_entry *entries = realloc(ready->entries, room * sizeof(*entries));
 
 		if (!entries)
@@ -181,18 +192,60 @@ static bool add_entry(struct ready *ready, uint64_t serial, const struct ready_f
 	}
 	ready->entries[ready->entry_count++] =
 		(struct ready_entry){serial, file->content, file->name};
-	ready->is_sorted = false;
 	return true;
 }
 
+/* Those of one file; NULL: of all that have lost their names. The others stay in order. */
 static void remove_entries(struct ready *ready, const char *name)
 {
-	size_t left = 0;
+	size_t left = 0, sorted_left = 0;
 
-	for (size_t i = 0; i < ready->entry_count; i++)
-		if (ready->entries[i].name != name)
-			ready->entries[left++] = ready->entries[i];
+	for (size_t i = 0; i < ready->entry_count; i++) {
+		const struct ready_entry *entry = &ready->entries[i];
+
+		if (name ? entry->name == name : !entry->name[0])
+			continue;
+		sorted_left += i < ready->sorted;
+		ready->entries[left++] = *entry;
+	}
 	ready->entry_count = left;
+	ready->sorted = sorted_left;
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+	const struct ready_entry *one = a, *other = b;
+
+	if (one->serial != other->serial)
+		return one->serial < other->serial ? -1 : 1;
+	return strcmp(one->name, other->name);
+}
+
+/* Puts those that were added in their places: to sort all of them for a few would take long. */
+static void sort_entries(struct ready *ready)
+{
+	size_t count = ready->entry_count - ready->sorted, old = ready->sorted;
+	size_t size = count * sizeof(*ready->entries);
+	struct ready_entry *added;
+
+	if (count == 0)
+		return;
+	ready->sorted = ready->entry_count;
+	added = malloc(size);
+	if (!added) {
+		qsort(ready->entries, ready->entry_count, sizeof(*added), compare_entries);
+		return;
+	}
+	qsort(ready->entries + old, count, sizeof(*added), compare_entries);
+	memcpy(added, ready->entries + old, size);
+	/* From the end, where there is room. */
+	for (size_t to = ready->entry_count; count > 0; to--) {
+		bool is_old =
+			old > 0 && compare_entries(&ready->entries[old - 1], &added[count - 1]) > 0;
+
+		ready->entries[to - 1] = is_old ? ready->entries[--old] : added[--count];
+	}
+	free(added);
 }
 
 static uint64_t hash_serial(const struct libcrypto *crypto, const ASN1_INTEGER *serial)
@@ -290,7 +343,8 @@ static void read_file(struct ready *ready, const struct libcrypto *crypto, struc
 	buffer_free(&response);
 }
 
-static void check_file(struct ready *ready, const struct libcrypto *crypto, struct ready_file *file)
+/* True if it was read. */
+static bool check_file(struct ready *ready, const struct libcrypto *crypto, struct ready_file *file)
 {
 	static const uint64_t gone = 1;
 	char path[PATH_MAX];
@@ -298,22 +352,30 @@ static void check_file(struct ready *ready, const struct libcrypto *crypto, stru
 	uint64_t stamp;
 
 	if (!make_path(ready, file->name, path))
-		return;
+		return false;
 	stamp = stat(path, &is) == 0 ? stamp_of(&is) : gone;
 	if (stamp != 0 && stamp == file->stamp)
-		return;
+		return false;
 	file->stamp = stamp;
 	read_file(ready, crypto, file, path);
+	return true;
+}
+
+/* The next few. */
+static void check_files(struct ready *ready, const struct libcrypto *crypto)
+{
+	int looked_at = 0, read = 0;
+
+	for (; ready->at < ready->count && looked_at < STEP && read < STEP_READ; ready->at++) {
+		read += check_file(ready, crypto, &ready->files[ready->at]);
+		looked_at++;
+	}
+	sort_entries(ready);
 }
 
 /*
  * All files
  */
-
-static int compare_names(const void *a, const void *b)
-{
-	return strcmp(((const struct ready_file *)a)->name, ((const struct ready_file *)b)->name);
-}
 
 static void report_path(struct ready *ready, const char *why)
 {
@@ -325,37 +387,89 @@ static void report_path(struct ready *ready, const char *why)
 	ready->is_useless = true;
 }
 
-static bool add_file(struct ready *ready, const char *name)
+static struct ready_file *find_file(const struct ready *ready, const char *name, uint64_t hash)
 {
-	struct ready_file *files;
+	uint32_t i = ready->room ? ready->buckets[hash % ready->room] : nobody;
+
+	while (i != nobody &&
+		(ready->files[i].hash != hash || strcmp(ready->files[i].name, name) != 0))
+		i = ready->files[i].next;
+	return i == nobody ? NULL : &ready->files[i];
+}
+
+/* All of them, since their places have changed. */
+static void fill_buckets(struct ready *ready)
+{
+	if (ready->room == 0)
+		return;
+	for (size_t i = 0; i < ready->room; i++)
+		ready->buckets[i] = nobody;
+	for (size_t i = 0; i < ready->count; i++) {
+		uint32_t *bucket = &ready->buckets[ready->files[i].hash % ready->room];
+
+		ready->files[i].next = *bucket;
+		*bucket = (uint32_t)i;
+	}
+}
+
+/* Doubles the room. */
+static bool grow(struct ready *ready)
+{
+	size_t room = ready->room ? 2 * ready->room : ROOM_FIRST;
+	struct ready_file *files = realloc(ready->files, room * sizeof(*files));
+	uint32_t *buckets;
+
+	if (!files)
+		return false;
+	ready->files = files;
+	buckets = realloc(ready->buckets, room * sizeof(*buckets));
+	if (!buckets)
+		return false;
+	ready->buckets = buckets;
+	ready->room = room;
+	fill_buckets(ready);
+	return true;
+}
+
+/* It is there, and may be new. False when memory ran out. */
+static bool note_file(struct ready *ready, const char *name)
+{
+	uint64_t hash = hash_bytes((struct bytes){(const unsigned char *)name, strlen(name)});
+	struct ready_file *file = find_file(ready, name, hash);
+	uint32_t *bucket;
 	char *copy;
 
-	/* By powers of two. */
-	if ((ready->count & (ready->count - 1)) == 0) {
-		files = realloc(
-			ready->files, (ready->count ? 2 * ready->count : 1) * sizeof(*files));
-		if (!files)
-			return false;
-		ready->files = files;
+	if (file) {
+		file->is_there = true;
+		return true;
 	}
+	if (ready->count == ready->room && !grow(ready))
+		return false;
 	copy = strdup(name);
-	if (copy)
-		ready->files[ready->count++] = (struct ready_file){.name = copy, .is_there = true};
-	return copy;
+	if (!copy)
+		return false;
+	bucket = &ready->buckets[hash % ready->room];
+	ready->files[ready->count] =
+		(struct ready_file){.name = copy, .hash = hash, .next = *bucket, .is_there = true};
+	*bucket = (uint32_t)ready->count++;
+	return true;
+}
+
+static void forget_what_is_there(struct ready *ready)
+{
+	for (size_t i = 0; i < ready->count; i++)
+		ready->files[i].is_there = false;
 }
 
 /* Those that are no longer there, and what was in them. */
 static void remove_files(struct ready *ready)
 {
-	size_t left = 0, entries_left = 0;
+	size_t left = 0;
 
 	for (size_t i = 0; i < ready->count; i++)
 		if (!ready->files[i].is_there)
 			ready->files[i].name[0] = '\0';
-	for (size_t i = 0; i < ready->entry_count; i++)
-		if (ready->entries[i].name[0])
-			ready->entries[entries_left++] = ready->entries[i];
-	ready->entry_count = entries_left;
+	remove_entries(ready, NULL);
 	for (size_t i = 0; i < ready->count; i++) {
 		if (ready->files[i].is_there)
 			ready->files[left++] = ready->files[i];
@@ -363,7 +477,12 @@ static void remove_files(struct ready *ready)
 			free(ready->files[i].name);
 	}
 	ready->count = left;
+	fill_buckets(ready);
 }
+
+/*
+ * Names
+ */
 
 /* Hidden files are on their way to another name. */
 static bool is_of_interest(const char *name)
@@ -371,84 +490,213 @@ static bool is_of_interest(const char *name)
 	return name[0] != '.' && !file_is_temporary(name);
 }
 
-/* NULL, or why it cannot. */
-static const char *read_names(struct ready *ready)
+/* Names that were read, each with its NUL. */
+struct names {
+	struct buffer list;
+	size_t count;
+	const char *why; /* they are of no use; NULL: they are */
+	bool is_lost;    /* the host took the descriptor; another time they may be read */
+};
+
+static bool add_name(const char *name, void *context)
 {
-	DIR *directory = opendir(ready->path);
-	size_t known = ready->count;
-	struct dirent *entry;
+	struct names *names = context;
 
-	if (!directory)
-		return strerror(errno);
-	for (size_t i = 0; i < known; i++)
-		ready->files[i].is_there = false;
-	while (ready->count < FILES_MOST && (entry = readdir(directory)) != NULL) {
-		struct ready_file key = {.name = entry->d_name};
-		struct ready_file *file =
-			known == 0 ? NULL
-				   : bsearch(&key, ready->files, known, sizeof(key), compare_names);
-
-		if (file)
-			file->is_there = true;
-		else if (is_of_interest(entry->d_name) && !add_file(ready, entry->d_name))
-			break;
-	}
-	closedir(directory);
-	remove_files(ready);
-	if (ready->count > 0)
-		qsort(ready->files, ready->count, sizeof(*ready->files), compare_names);
-	return ready->count < FILES_MOST ? NULL : "it has too many files";
+	if (!is_of_interest(name))
+		return true;
+	if (++names->count >= FILES_MOST)
+		names->why = "it has too many files";
+	else if (!buffer_append(&names->list, name, strlen(name) + 1))
+		names->why = "memory ran out";
+	return !names->why;
 }
 
-/* NULL, or why the path cannot be used. */
-static const char *begin_round(struct ready *ready)
+/* False if there are no more. */
+static bool read_some_names(int fd, struct names *names)
 {
-	const char *why = NULL;
+	int is_more = file_list_some(fd, add_name, names);
+
+	if (is_more < 0)
+		names->why = strerror(errno);
+	return is_more > 0;
+}
+
+/* With the gate open in between, in which the host may close the number and use it itself. */
+static void read_names_at_gate(int fd, const struct gate *gate, struct names *names)
+{
+	struct descriptor directory;
+
+	names->is_lost = !descriptor_adopt(&directory, fd);
+	while (!names->is_lost && read_some_names(directory.number, names)) {
+		gate_pause(gate);
+		names->is_lost = !descriptor_check(&directory);
+	}
+	descriptor_close(&directory);
+}
+
+/* With a gate the lock must not be held; without one, whoever this is keeps forks away. */
+static void read_names(const char *path, const struct gate *gate, struct names *names)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0) {
+		names->why = strerror(errno);
+		return;
+	}
+	if (gate) {
+		read_names_at_gate(fd, gate, names);
+		return;
+	}
+	while (read_some_names(fd, names))
+		;
+	close(fd);
+}
+
+static void drop_names(struct ready *ready)
+{
+	buffer_free(&ready->names);
+	ready->names_at = 0;
+}
+
+/* The next few of those that were read; once there are no more, the files are looked at. */
+static void take_names(struct ready *ready)
+{
+	for (int i = 0; i < STEP_NAMES && ready->names_at < ready->names.size; i++) {
+		const char *name = (const char *)ready->names.data + ready->names_at;
+
+		ready->names_at += strlen(name) + 1;
+		if (note_file(ready, name))
+			continue;
+		/* What it did not come to is not gone: it is asked for again. */
+		ready->directory = 0;
+		ready->at = 0;
+		drop_names(ready);
+		return;
+	}
+	if (ready->names_at < ready->names.size)
+		return;
+	drop_names(ready);
+	remove_files(ready);
+	ready->at = 0;
+}
+
+/*
+ * Rounds
+ */
+
+/* What the path is. */
+struct look {
+	const char *why;      /* it cannot be used; NULL: it can */
+	uint64_t stamp;       /* of a directory; 0: it may be changing */
+	bool is_to_be_listed; /* its names are to be read */
+};
+
+static struct look look_at_path(struct ready *ready)
+{
 	struct stat is;
 	uint64_t stamp;
 
 	if (stat(ready->path, &is) != 0)
-		return strerror(errno);
+		return (struct look){.why = strerror(errno)};
 	if (ready->is_directory != S_ISDIR(is.st_mode)) {
-		for (size_t i = 0; i < ready->count; i++)
-			ready->files[i].is_there = false;
+		forget_what_is_there(ready);
 		remove_files(ready);
 		ready->is_directory = S_ISDIR(is.st_mode);
 		ready->directory = 0;
 	}
 	if (!ready->is_directory)
-		return ready->count > 0 || add_file(ready, ready->path) ? NULL : "memory ran out";
+		return (struct look){
+			.why = note_file(ready, ready->path) ? NULL : "memory ran out"};
 	if (is.st_mode & S_IWOTH)
-		return "everybody may write to it";
+		return (struct look){.why = "everybody may write to it"};
 	stamp = stamp_of(&is);
-	if (stamp == 0 || stamp != ready->directory)
-		why = read_names(ready);
-	ready->directory = why ? 0 : stamp;
-	return why;
+	return (struct look){
+		.stamp = stamp, .is_to_be_listed = stamp == 0 || stamp != ready->directory};
+}
+
+static bool is_round_over(const struct ready *ready)
+{
+	return ready->names.size == 0 && ready->at >= ready->count;
+}
+
+static bool is_time(const struct ready *ready)
+{
+	return is_round_over(ready) && clock_steady() >= ready->next_round;
+}
+
+/* Takes over the names, if any were to be read. True if there is something to do in this round. */
+static bool begin_round(struct ready *ready, const struct look *look, struct names *names)
+{
+	const char *why = look->why ? look->why : names->why;
+	size_t files = names->count > ready->count ? names->count : ready->count;
+
+	ready->next_round = clock_steady() + (int64_t)(files > ROUND ? files : ROUND);
+	if (why) {
+		report_path(ready, why);
+		ready->directory = 0;
+	} else if (!names->is_lost) {
+		ready->is_useless = false;
+		ready->directory = look->stamp;
+		ready->at = 0;
+	}
+	if (!why && !names->is_lost && look->is_to_be_listed) {
+		drop_names(ready);
+		ready->names = names->list;
+		names->list = (struct buffer){0};
+		forget_what_is_there(ready);
+		ready->at = ready->count;
+		take_names(ready);
+	}
+	buffer_free(&names->list);
+	return !is_round_over(ready);
+}
+
+/* In the middle of a round. */
+static bool go_on(struct ready *ready, const struct libcrypto *crypto)
+{
+	if (ready->names.size > 0)
+		take_names(ready);
+	else
+		check_files(ready, crypto);
+	return !is_round_over(ready);
 }
 
 bool ready_step(struct ready *ready, const struct libcrypto *crypto)
 {
-	int64_t now = clock_steady();
-	size_t end = ready->at + STEP;
+	struct names names = {0};
+	struct look look;
 
-	if (ready->at >= ready->count) {
-		const char *why;
+	if (!is_time(ready))
+		return go_on(ready, crypto);
+	look = look_at_path(ready);
+	if (look.is_to_be_listed)
+		read_names(ready->path, NULL, &names);
+	return begin_round(ready, &look, &names);
+}
 
-		if (now < ready->next_round)
+bool ready_look(struct ready *ready, const struct libcrypto *crypto)
+{
+	struct names names = {0};
+	struct look look;
+	bool is_more;
+
+	if (!ready_lock(ready, 0))
+		return false;
+	if (is_time(ready)) {
+		look = look_at_path(ready);
+		ready_unlock(ready);
+		if (look.is_to_be_listed)
+			read_names(ready->path, crypto->gate, &names);
+		if (!ready_lock(ready, 0)) {
+			buffer_free(&names.list);
 			return false;
-		why = begin_round(ready);
-		ready->next_round = now + (ready->count > ROUND ? (int64_t)ready->count : ROUND);
-		ready->at = why ? ready->count : 0;
-		if (why)
-			report_path(ready, why);
-		else
-			ready->is_useless = false;
-		return ready->at < ready->count;
+		}
+		is_more = begin_round(ready, &look, &names);
+	} else {
+		is_more = go_on(ready, crypto);
 	}
-	for (; ready->at < ready->count && ready->at < end; ready->at++)
-		check_file(ready, crypto, &ready->files[ready->at]);
-	return ready->at < ready->count;
+	ready_unlock(ready);
+	return is_more;
 }
 
 /*
@@ -469,23 +717,11 @@ uint64_t ready_serial(const struct libcrypto *crypto, struct bytes certificate)
 	return serial;
 }
 
-static int compare_entries(const void *a, const void *b)
-{
-	const struct ready_entry *one = a, *other = b;
-
-	if (one->serial != other->serial)
-		return one->serial < other->serial ? -1 : 1;
-	return strcmp(one->name, other->name);
-}
-
 /* The first entry of the serial number, or of a greater one. */
-static size_t find_entries(struct ready *ready, uint64_t serial)
+static size_t find_entries(const struct ready *ready, uint64_t serial)
 {
-	size_t low = 0, high = ready->entry_count;
+	size_t low = 0, high = ready->sorted;
 
-	if (!ready->is_sorted && high > 0)
-		qsort(ready->entries, high, sizeof(*ready->entries), compare_entries);
-	ready->is_sorted = true;
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 

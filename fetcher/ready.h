@@ -32,13 +32,17 @@ struct ready {
 	bool is_directory;
 	uint64_t directory;       /* its stamp when its names were read; 0: to be read again */
 	int64_t next_round;       /* steady clock */
-	struct ready_file *files; /* in the order of their names */
+	struct ready_file *files; /* in no order */
 	size_t count;
-	size_t at;                   /* the next to be looked at; count: the round is over */
-	struct ready_entry *entries; /* by serial number, once they are sorted */
+	size_t room;                 /* for files, and in buckets */
+	uint32_t *buckets;           /* by the hashes of their names */
+	struct buffer names;         /* of the directory, to be gone through before the files */
+	size_t names_at;             /* the next of them */
+	size_t at;                   /* the next file to be looked at; count: they all were */
+	struct ready_entry *entries; /* by serial number, as far as they are sorted */
 	size_t entry_count;
 	size_t entry_room;
-	bool is_sorted;
+	size_t sorted;
 	bool is_useless; /* the path, for now; it has been said */
 };
 
@@ -49,9 +53,10 @@ void ready_open(struct ready *ready, const char *path);
 void ready_close(struct ready *ready);
 
 /*
- * All below is done with the lock held. Waits for it for at most patience milliseconds: a host's
- * thread may be reading from a slow disk, and the fetching thread must not wait for it with its
- * gate held. False if it was not to be had, or if there is no path (or ready is NULL).
+ * All below, but for ready_look, is done with the lock held. Waits for it for at most patience
+ * milliseconds: a host's thread may be reading from a slow disk, and the fetching thread must not
+ * wait for it with its gate held. False if it was not to be had, or if there is no path (or ready
+ * is NULL).
  */
 bool ready_lock(struct ready *ready, int64_t patience);
 void ready_unlock(struct ready *ready);
@@ -68,6 +73,12 @@ void ready_forked(struct ready *ready);
  * then stays found.
  */
 bool ready_step(struct ready *ready, const struct libcrypto *crypto);
+
+/*
+ * The same for the thread, which has the gate (crypto->gate) and opens it while it reads the names
+ * in a directory: it takes the lock itself, and does nothing if that is not to be had.
+ */
+bool ready_look(struct ready *ready, const struct libcrypto *crypto);
 
 /* By what responses for a certificate (DER) are found; never 0. */
 uint64_t ready_serial(const struct libcrypto *crypto, struct bytes certificate);

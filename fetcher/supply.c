@@ -783,19 +783,18 @@ void supply_from_ready(const struct supply *supply, struct slot *slot, bool is_l
 
 bool supply_look_ready(const struct supply *supply)
 {
-	bool is_more;
-
-	if (!ready_lock(supply->ready, 0))
-		return false;
-	is_more = ready_step(supply->ready, supply->crypto);
-	ready_unlock(supply->ready);
-	return is_more;
+	return ready_look(supply->ready, supply->crypto);
 }
 
 bool supply_take_ready(const struct supply *supply, struct slot *slot)
 {
 	bool did;
 
+	/* To decode certificates for their serial numbers takes long when they are many. */
+	if (supply->ready && supply->ready->path && atomic_load(&slot->ready.serial) == 0) {
+		serial_of(supply, slot);
+		gate_pause(supply->crypto->gate);
+	}
 	if (!ready_lock(supply->ready, 0))
 		return false;
 	did = is_to_be_judged(slot, ready_stamp(supply->ready, serial_of(supply, slot)));

@@ -123,3 +123,25 @@ def test_a_store_of_thousands_is_pruned_in_short_pieces(shim, issue, tmp_path):
         (store / f"{number:064x}.der").write_bytes(b"")
     pieces = assert_stapled_in_short_pieces(shim, tmp_path, issue(), OCSPRELOAD_STORE=str(store))
     assert pieces > 100
+
+
+def test_thousands_of_ready_made_responses_are_read_in_short_pieces(
+    shim, issue, authority, tmp_path
+):
+    leaf = issue()
+    ready, new = tmp_path / "ready", tmp_path / "new"
+    ready.mkdir(mode=0o755)
+    new.mkdir(mode=0o755)
+    response = authority.respond(issue("other.test").certificate, signer=authority.delegate())
+    for number in range(3000):
+        (new / f"{number}.der").write_bytes(response if number % 10 == 0 else b"")
+    (new / "right.der").write_bytes(authority.respond(leaf.certificate))
+    with counted(shim, tmp_path, leaf, OCSPRELOAD_RESPONSES=str(ready)) as (log, pieces):
+        wait_until(lambda: "stapling the response of http" in log(), 90, what=log)
+        # For the thread alone, and all at once.
+        new.rename(ready)
+        # Whichever of the two was made in the later second.
+        wait_until(lambda: "right.der" in log(), 90, what=log)
+        known = len(list(pieces.iterdir()))
+        wait_until(lambda: len(list(pieces.iterdir())) > known, 90, what=log)
+    assert assert_short(pieces) > 300

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* links: ready.c file.c bytes.c certificate.c clock.c log.c ocsp.c libcrypto.c -lcrypto */
+/* links: ready.c file.c descriptor.c bytes.c certificate.c clock.c log.c ocsp.c libcrypto.c */
+/* links: -lcrypto */
 /*
- * The index of ready-made responses: a directory in which everything changes all the time, and a
- * fork in the middle of a look.
+ * The index of ready-made responses: a directory in which everything changes all the time, a fork
+ * in the middle of a look, and thousands of files, during which a host does what it likes.
  */
 #include "../../fetcher/ready.h"
 
+#include "../../fetcher/descriptor.h"
+#include "../../fetcher/gate.h"
 #include "../../fetcher/log.h"
 #include "../fuzz/court.h"
 #include "check.h"
@@ -34,6 +37,10 @@ enum {
 	CONTENTS = sizeof(contents) / sizeof(*contents),
 	NAMES = 300, /* several steps' worth */
 	ROUNDS = 100,
+	MANY = 1000,
+	/* In one piece of work at the most. */
+	NAMES_AT_ONCE = 600,
+	READ_AT_ONCE = 10,
 };
 
 static char directory[] = "/tmp/test_ready-XXXXXX";
@@ -203,6 +210,236 @@ static void test_what_cannot_be_seen_is_not_forgotten(void)
 	ready_close(&ready);
 }
 
+/*
+ * Thousands of files, and what happens whenever the gate is open
+ */
+
+static struct crowd {
+	char path[128];
+	struct ready ready;
+	size_t files, entries; /* when the gate was last closed */
+	int pieces;
+	int descriptors; /* while nothing is being read */
+	void (*disturb)(struct crowd *crowd);
+} crowd;
+
+/* Thousands of names for two files, about the first certificate and the second. */
+static void link_file(int number)
+{
+	char path[160], known[128];
+
+	name_file(known, number % 2, "");
+	snprintf(path, sizeof(path), "%s/%d.ocsp", crowd.path, number);
+	CHECK(link(known, path) == 0);
+}
+
+static void unlink_file(int number)
+{
+	char path[160];
+
+	snprintf(path, sizeof(path), "%s/%d.ocsp", crowd.path, number);
+	CHECK(unlink(path) == 0);
+}
+
+static void begin_piece(void)
+{
+	crowd.files = crowd.ready.count;
+	crowd.entries = crowd.ready.entry_count;
+}
+
+static void end_piece(void)
+{
+	crowd.pieces++;
+	CHECK(crowd.ready.count <= crowd.files + NAMES_AT_ONCE);
+	CHECK(crowd.ready.entry_count <= crowd.entries + READ_AT_ONCE);
+	/* Others need not wait. */
+	if (CHECK(ready_lock(&crowd.ready, 0)))
+		ready_unlock(&crowd.ready);
+	if (crowd.disturb)
+		crowd.disturb(&crowd);
+}
+
+static const struct gate gate = {.enter = begin_piece, .leave = end_piece};
+
+/* As the thread does it. */
+static void look_at_crowd(void)
+{
+	crypto.gate = &gate;
+	crowd.pieces = 0;
+	crowd.ready.next_round = 0;
+	begin_piece();
+	while (ready_look(&crowd.ready, &crypto))
+		gate_pause(&gate);
+	end_piece();
+	crypto.gate = NULL;
+	CHECK_EQ(count_descriptors(), crowd.descriptors);
+}
+
+/* All that is there, and in the order in which whoever comes anew has it. */
+static void check_crowd(int count)
+{
+	struct ready anew;
+
+	ready_open(&anew, crowd.path);
+	while (ready_step(&anew, &crypto))
+		;
+	CHECK_EQ(anew.count, count);
+	CHECK_EQ(crowd.ready.count, count);
+	CHECK_EQ(crowd.ready.entry_count, count);
+	CHECK_EQ(crowd.ready.sorted, count);
+	for (int court = 0; court < COURTS; court++) {
+		CHECK(ready_stamp(&anew, serials[court]) != 0);
+		CHECK(ready_stamp(&anew, serials[court]) ==
+			ready_stamp(&crowd.ready, serials[court]));
+	}
+	ready_close(&anew);
+}
+
+static void gather_crowd(void)
+{
+	memset(&crowd, 0, sizeof(crowd));
+	snprintf(crowd.path, sizeof(crowd.path), "%s-crowd", directory);
+	CHECK(mkdir(crowd.path, 0755) == 0);
+	show(0, 0, true);
+	show(1, 2, true);
+	for (int i = 0; i < MANY; i++)
+		link_file(i);
+	ready_open(&crowd.ready, crowd.path);
+	crowd.descriptors = count_descriptors();
+}
+
+static void scatter_crowd(int from, int to)
+{
+	ready_close(&crowd.ready);
+	for (int i = from; i < to; i++)
+		unlink_file(i);
+	CHECK(rmdir(crowd.path) == 0);
+}
+
+static void test_thousands_are_read_in_pieces(void)
+{
+	gather_crowd();
+	look_at_crowd();
+	check_crowd(MANY);
+	CHECK(crowd.pieces > MANY / READ_AT_ONCE);
+	/* And forgotten, but for the last two. */
+	for (int i = 0; i < MANY - 2; i++)
+		unlink_file(i);
+	crowd.ready.directory = 0;
+	look_at_crowd();
+	check_crowd(2);
+	scatter_crowd(MANY - 2, MANY);
+}
+
+/* What a daemon does at its beginning; and the next file that it opens has the same number. */
+static void take_descriptors(struct crowd *all)
+{
+	int highest = all->descriptors + 4;
+
+	for (int fd = 3; fd < highest; fd++) {
+		int other = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		struct stat is, others;
+
+		/* Only what is not the test's own. */
+		if (other >= 0 && fstat(fd, &is) == 0 && fstat(other, &others) == 0 &&
+			S_ISDIR(is.st_mode) && is.st_dev != others.st_dev)
+			dup3(other, fd, O_CLOEXEC);
+		close(other);
+	}
+}
+
+static void return_descriptors(void)
+{
+	for (int fd = 3; fd < crowd.descriptors + 4; fd++) {
+		struct stat is;
+
+		if (fstat(fd, &is) == 0 && S_ISDIR(is.st_mode))
+			close(fd);
+	}
+}
+
+static void test_a_host_that_takes_the_directorys_number(void)
+{
+	gather_crowd();
+	look_at_crowd();
+	link_file(MANY);
+	crowd.ready.directory = 0;
+	crowd.disturb = take_descriptors;
+	crypto.gate = &gate;
+	crowd.ready.next_round = 0;
+	CHECK(!ready_look(&crowd.ready, &crypto));
+	crypto.gate = NULL;
+	crowd.disturb = NULL;
+	/* The host's directory is open still, and was not taken for ours. */
+	CHECK_EQ(count_descriptors(), crowd.descriptors + 1);
+	return_descriptors();
+	CHECK(!crowd.ready.is_useless);
+	CHECK_EQ(crowd.ready.count, MANY);
+	CHECK_EQ(crowd.ready.entry_count, MANY);
+	look_at_crowd();
+	check_crowd(MANY + 1);
+	scatter_crowd(0, MANY + 1);
+}
+
+/* The numbers of files that are there are those from first to the last. */
+static int first, last;
+
+static void change_files(struct crowd *all)
+{
+	(void)all;
+	link_file(last++);
+	unlink_file(first++);
+}
+
+static void test_names_that_come_and_go_meanwhile(void)
+{
+	gather_crowd();
+	first = 0;
+	last = MANY;
+	crowd.disturb = change_files;
+	look_at_crowd();
+	CHECK(first > 2 && crowd.ready.count > 0);
+	crowd.disturb = NULL;
+	crowd.ready.directory = 0;
+	look_at_crowd();
+	check_crowd(MANY);
+	scatter_crowd(first, last);
+}
+
+static void fork_in_between(struct crowd *all)
+{
+	int status = -1;
+	pid_t pid;
+
+	/* While names are read, while they are gone through, while files are read. */
+	if (all->pieces != 3 && all->pieces != 6 && all->pieces % 50 != 0)
+		return;
+	pid = fork();
+	if (pid == 0) {
+		all->disturb = NULL;
+		descriptor_close_all();
+		ready_forked(&all->ready);
+		if (count_descriptors() != all->descriptors)
+			_exit(2);
+		all->ready.next_round = 0;
+		while (ready_look(&all->ready, &crypto))
+			;
+		look_at_crowd();
+		check_crowd(MANY);
+		_exit(check_failures ? 1 : 0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void test_a_child_that_is_made_meanwhile(void)
+{
+	gather_crowd();
+	crowd.disturb = fork_in_between;
+	look_at_crowd();
+	check_crowd(MANY);
+	scatter_crowd(0, MANY);
+}
+
 static void test_nothing_is_nothing(void)
 {
 	struct ready ready;
@@ -228,6 +465,10 @@ int main(void)
 	test_a_child_has_what_its_parent_had();
 	test_who_finds_it_locked_goes_on();
 	test_what_cannot_be_seen_is_not_forgotten();
+	test_thousands_are_read_in_pieces();
+	test_a_host_that_takes_the_directorys_number();
+	test_names_that_come_and_go_meanwhile();
+	test_a_child_that_is_made_meanwhile();
 	test_nothing_is_nothing();
 	for (int i = 0; i < NAMES; i++)
 		show(i, -1, false);
