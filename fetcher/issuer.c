@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "issuer.h"
 
+#include "bundle.h"
 #include "certificate.h"
 #include "file.h"
 #include "gate.h"
@@ -199,12 +200,12 @@ static void search_decoded_pkcs7(struct search *search, const PKCS7 *bundle)
 		consider(search, crypto->OPENSSL_sk_value(certificates, i));
 }
 
-/* False if it is none, or in BER: then it is for libcrypto, in one piece. */
+/* False if it is none, or an odd one: then it is for libcrypto, in one piece. */
 static bool search_plain_pkcs7(struct search *search, struct bytes content)
 {
 	struct bytes all, der;
 
-	if (!skim_pkcs7(content, &all))
+	if (!skim_pkcs7(content, &all) && !bundle_open(content, &all))
 		return false;
 	for (size_t i = 0; skim_next(&all, &der); i++) {
 		consider_der(search, der);
@@ -217,11 +218,8 @@ static void search_pkcs7(struct search *search, struct bytes content)
 {
 	const struct libcrypto *crypto = search->crypto;
 	const unsigned char *at = content.data;
-	PKCS7 *bundle;
+	PKCS7 *bundle = crypto->d2i_PKCS7(NULL, &at, (long)content.size);
 
-	if (search_plain_pkcs7(search, content))
-		return;
-	bundle = crypto->d2i_PKCS7(NULL, &at, (long)content.size);
 	search_decoded_pkcs7(search, bundle);
 	crypto->PKCS7_free(bundle);
 }
@@ -230,6 +228,8 @@ static void search_der(struct search *search, struct bytes content)
 {
 	struct bytes subject;
 
+	if (search_plain_pkcs7(search, content))
+		return;
 	consider_der(search, content);
 	if (!skim_subject(content, &subject))
 		search_pkcs7(search, content);
