@@ -50,7 +50,8 @@ const struct issuer_entry *supply_issuer(const struct supply *supply, struct slo
 
 /*
  * True, and due again later, while the certificate is so young that its chain may be on its way: to
- * look for its issuer elsewhere would be too early.
+ * look for its issuer elsewhere would be too early, or to make do with one whose name is encoded in
+ * another way.
  */
 bool supply_waits_for_chain(const struct supply *supply, struct slot *slot);
 

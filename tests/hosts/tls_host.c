@@ -28,6 +28,7 @@
  *  - reload DIR COUNT: loads DIR/0.pem, DIR/1.pem, … in the place of each other, and shakes hands
  *    with each
  *  - swap FILE MS: loads FILE, takes the own chain in its place
+ *  - complete FILE MS: loads FILE, and after MS its own chain into the same context
  *  - bereave FILE MS: a child that has loaded FILE is killed
  *  - traces: what a host can see of the shim
  *  - callback: its own status callback and the getters
@@ -773,6 +774,18 @@ static int run_swap(char **arguments)
 	return 0;
 }
 
+static int run_complete(char **arguments)
+{
+	SSL_CTX *ctx = make_server_of(arguments[0]);
+
+	usleep(parse_number(arguments[1]) * 1000);
+	if (SSL_CTX_use_certificate_chain_file(ctx, chain_file) != 1)
+		fail("cannot load the chain");
+	printf("%d stapled\n", shake_hands(ctx) > 0);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
 static int run_bereave(char **arguments)
 {
 	SSL_CTX *ctx = make_server();
@@ -940,6 +953,7 @@ static const struct {
 	{"bequeath", 1, run_bequeath},
 	{"reload", 2, run_reload},
 	{"swap", 2, run_swap},
+	{"complete", 2, run_complete},
 	{"bereave", 2, run_bereave},
 	{"traces", 0, run_traces},
 	{"callback", 0, run_callback},

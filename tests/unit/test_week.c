@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* links: agenda.c responders.c queue.c schedule.c supply.c cache.c store.c file.c descriptor.c */
-/* links: ready.c agent.c http.c freshness.c clock.c bytes.c */
+/* links: ready.c agent.c http.c freshness.c clock.c bytes.c skim.c */
 /*
  * Days and weeks of a server's life in seconds. Everything that decides when whom is asked is the
  * real thing: the agenda, the responders, the schedule, the supply, the cache. The clocks, the
