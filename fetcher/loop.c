@@ -66,15 +66,21 @@ static struct known *known_of(const struct loop *loop, const struct slot *slot)
 	return index < loop->known_count ? &loop->known[index] : NULL;
 }
 
-/* Only for exactly the response that is held, and only while that can be stapled. */
+/*
+ * Only for exactly the response that is held, and not in the last quarter of its life: then it is
+ * time for another one, and a 304 more may be that of a cache whose ETag does not change with what
+ * it is of.
+ */
 static const struct fetch_validators *validators_for(
 	const struct loop *loop, const struct slot *slot)
 {
 	const struct known *known = known_of(loop, slot);
+	int64_t this_update = atomic_load(&slot->this_update);
+	int64_t usable_until = cache_usable_until(slot);
 
 	if (!known || known->generation != atomic_load(&slot->generation) ||
-		known->this_update != atomic_load(&slot->this_update) ||
-		cache_usable_until(slot) <= clock_wall() / 1000)
+		known->this_update != this_update ||
+		usable_until - clock_wall() / 1000 <= (usable_until - this_update) / 4)
 		return NULL;
 	return &known->validators;
 }

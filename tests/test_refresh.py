@@ -162,3 +162,23 @@ def test_a_responder_may_say_that_it_has_nothing_newer(s_server, issue, responde
     # And what comes in the end is taken.
     responder.answer(leaf, r.good(validity=20))
     wait_until(lambda: staple_now(server) not in (None, first))
+
+
+def test_who_says_for_ever_that_there_is_nothing_newer_is_asked_for_all_of_it_in_time(
+    s_server, issue, responder
+):
+    tag = ("ETag", '"never another"')
+    leaf = issue(behaviour=r.headers(r.good(validity=20), tag))
+    server = s_server(leaf)
+    first = staple_now(server)
+
+    def answer(leaf):
+        is_known = "If-None-Match" in responder.asked_for(leaf)[-1].headers
+        newer = r.headers(r.good(validity=3600), tag)
+        return (r.http_status(304, r.empty()) if is_known else newer)(leaf)
+
+    responder.answer(leaf, answer)
+    staples = []
+    wait_until(lambda: staples.append(staple_now(server)) or staples[-1] != first, 60)
+    assert staples[-1] is not None, server.log()
+    assert "has nothing newer yet" in server.log()
