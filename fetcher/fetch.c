@@ -435,15 +435,26 @@ static void note_freshness(struct fetch *fetch, int64_t now_steady, int64_t now_
 			freshness_until(&answer->freshness, now_wall, now_steady - fetch->started);
 }
 
-/* True if the answer is to be believed. */
-static bool judge_answer(struct fetch *fetch, int64_t now_wall)
+/*
+ * True if the answer is to be believed. What says that the request is malformed does not read it
+ * out of a path, of which some take what is encoded for another segment: it may out of a POST.
+ */
+static bool judge_answer(struct fetch *fetch, int64_t now_steady, int64_t now_wall)
 {
 	const struct http_reader *answer = exchange_response(fetch->exchange);
+	bool is_malformed;
 
-	if (fetch->get_status)
-		remember_post(fetch);
 	fetch->judgement = ocsp_judge(fetch->tools->crypto, buffer_bytes(&answer->body),
 		fetch->certificate, fetch->issuer, now_wall / 1000);
+	is_malformed = fetch->judgement.verdict == VERDICT_MALFORMED_REQUEST;
+	if (is_malformed && !fetch->is_post) {
+		take_refused_get(fetch, answer->status, now_steady);
+		return false;
+	}
+	if (is_malformed)
+		forget_post(fetch);
+	else if (fetch->get_status)
+		remember_post(fetch);
 	if (fetch->judgement.verdict <= VERDICT_UNKNOWN)
 		return true;
 	note_retry_after(fetch, freshness_retry_after(&answer->freshness, now_wall));
@@ -467,7 +478,7 @@ static enum fetch_state take_answer(struct fetch *fetch, int64_t now_steady, int
 	int status = exchange_response(fetch->exchange)->status;
 
 	if (status == 200) {
-		if (!judge_answer(fetch, now_wall))
+		if (!judge_answer(fetch, now_steady, now_wall))
 			return FETCH_RUNNING;
 		keep_validators(fetch);
 		note_freshness(fetch, now_steady, now_wall);

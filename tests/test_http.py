@@ -136,12 +136,16 @@ def test_a_public_responder_cannot_lead_into_this_machine_by_a_name_either(
 # GET and POST
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 501])
+REFUSALS = {str(status): r.http_status(status, r.html()) for status in (400, 404, 405, 501)}
+REFUSALS["malformedRequest"] = r.error("MALFORMED_REQUEST")
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 def test_a_responder_that_refuses_get_is_asked_by_post_from_then_on(
-    s_server, issue, responder, status, tmp_path
+    s_server, issue, responder, refusal, tmp_path
 ):
     leaf = issue()
-    refusal, good = r.http_status(status, r.html()), r.soon_due()
+    good = r.soon_due()
     responder.answer(
         leaf, by_request(responder, lambda asked: refusal if asked.method == "GET" else good)
     )

@@ -34,16 +34,21 @@ struct judgement ocsp_judge(const struct libcrypto *crypto, struct bytes respons
 	struct bytes certificate, struct bytes issuer, int64_t now)
 {
 	bool good = response.size == 4 && memcmp(response.data, "good", 4) == 0;
+	bool malformed = response.size == 9 && memcmp(response.data, "malformed", 9) == 0;
 
 	(void)crypto;
 	(void)certificate;
 	(void)issuer;
 	CHECK_EQ(now, NOW / 1000);
+	if (malformed)
+		return (struct judgement){.verdict = VERDICT_MALFORMED_REQUEST};
 	return (struct judgement){.verdict = good ? VERDICT_GOOD : VERDICT_TRY_LATER};
 }
 
 const char *verdict_text(enum verdict verdict)
 {
+	if (verdict == VERDICT_MALFORMED_REQUEST)
+		return "the responder says malformedRequest";
 	return verdict == VERDICT_TRY_LATER ? "the responder says tryLater" : "?";
 }
 
@@ -337,6 +342,26 @@ static void test_a_responder_that_refuses_get(void)
 		check_state("http://a.test/", FETCH_ANSWERED);
 		check_asked(3, "a.test", "GET /AAAA HTTP/1.1");
 	}
+}
+
+#define MALFORMED "HTTP/1.1 200 OK\r\n\r\nmalformed"
+
+static void test_a_responder_that_cannot_read_a_path(void)
+{
+	set_world();
+	SCRIPT(MALFORMED, GOOD, GOOD, MALFORMED, MALFORMED, MALFORMED);
+	check_state("http://a.test/ca", FETCH_ANSWERED);
+	check_asked(0, "a.test", "GET /ca/AAAA HTTP/1.1");
+	check_asked(1, "a.test", "POST /ca HTTP/1.1");
+	check_state("http://a.test/ca", FETCH_ANSWERED);
+	check_asked(2, "a.test", "POST /ca HTTP/1.1");
+	/* It may read paths again; and if it reads neither, it is left at that. */
+	check_failure("http://a.test/ca", "malformedRequest");
+	check_asked(3, "a.test", "POST /ca HTTP/1.1");
+	check_failure("http://a.test/ca", "malformedRequest");
+	check_asked(4, "a.test", "GET /ca/AAAA HTTP/1.1");
+	check_asked(5, "a.test", "POST /ca HTTP/1.1");
+	CHECK_EQ(asked, 6);
 }
 
 static void test_a_responder_that_refuses_all(void)
@@ -636,6 +661,7 @@ int main(void)
 	test_redirects_into_the_network();
 	test_redirects_by_a_detour();
 	test_a_responder_that_refuses_get();
+	test_a_responder_that_cannot_read_a_path();
 	test_a_responder_that_refuses_all();
 	test_a_responder_that_changes_its_mind();
 	test_that_memory_is_bounded();
