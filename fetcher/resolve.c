@@ -2,6 +2,7 @@
 #include "resolve.h"
 
 #include "bytes.h"
+#include "clock.h"
 #include "descriptor.h"
 #include "file.h"
 
@@ -25,6 +26,12 @@
 enum {
 	QUERY_TIMEOUT = 2000, /* milliseconds; it grows with each try */
 	QUERY_TRIES = 2,
+	/*
+	 * Milliseconds after which both families are also asked for by themselves. c-ares tells
+	 * nothing before it knows all, and some name servers drop questions for IPv6 addresses: so
+	 * long would the IPv4 ones be waited for (RFC 8305, 3).
+	 */
+	RIVALS_DELAY = 200,
 	QUERY_SOCKETS =
 		16, /* a datagram and a stream one for each name server, seldom more than 3 */
 	HOSTS_MOST = 1024 * 1024, /* bytes of the file */
@@ -33,9 +40,12 @@ enum {
 struct lookup {
 	struct lookup *next;
 	struct resolver *resolver;
-	resolve_done *done; /* NULL: cancelled, only waits for c-ares to let go */
+	resolve_done *done; /* NULL: answered or cancelled, only waits for c-ares to let go */
 	void *argument;
-	in_port_t port; /* network byte order */
+	unsigned queries; /* of c-ares', under way; and whoever else holds on to it */
+	bool has_rivals;
+	int64_t rivals_due; /* steady clock */
+	in_port_t port;     /* network byte order */
 	char host[256];
 };
 
@@ -375,34 +385,52 @@ static void remove_lookup(struct lookup *lookup)
 		*link = lookup->next;
 }
 
-/* Ends the look-up: calls done, unless cancelled, and frees it. */
-static void finish_lookup(struct lookup *lookup, int status, const struct ares_addrinfo_node *nodes)
+/* Calls done, unless that is over. */
+static void answer_lookup(struct lookup *lookup, int status, const struct ares_addrinfo_node *nodes)
 {
+	resolve_done *done = lookup->done;
 	struct addresses addresses = {0};
 	char why[640];
 
-	remove_lookup(lookup);
-	if (lookup->done) {
-		take_addresses(&addresses, nodes, lookup->port);
-		if (addresses.count == 0) {
-			describe_failure(why, sizeof(why), lookup->host, status);
-			explain_failure(why, sizeof(why), status);
-			addresses.why = why;
-		}
-		lookup->done(lookup->argument, &addresses);
+	lookup->done = NULL;
+	if (!done)
+		return;
+	take_addresses(&addresses, nodes, lookup->port);
+	if (addresses.count == 0) {
+		describe_failure(why, sizeof(why), lookup->host, status);
+		explain_failure(why, sizeof(why), status);
+		addresses.why = why;
 	}
+	done(lookup->argument, &addresses);
+}
+
+static void release_lookup(struct lookup *lookup)
+{
+	if (--lookup->queries > 0)
+		return;
+	remove_lookup(lookup);
 	free(lookup);
 }
 
 static void addresses_arrived(
 	void *argument, int status, int timeouts, struct ares_addrinfo *result)
 {
-	struct lookup *lookup = argument;
-
 	(void)timeouts;
-	finish_lookup(lookup, status, result && status == ARES_SUCCESS ? result->nodes : NULL);
+	answer_lookup(argument, status, result && status == ARES_SUCCESS ? result->nodes : NULL);
 	if (result)
 		ares_freeaddrinfo(result);
+	release_lookup(argument);
+}
+
+/* That one family has none, or none in time, is said only of both together. */
+static void rival_arrived(void *argument, int status, int timeouts, struct ares_addrinfo *result)
+{
+	(void)timeouts;
+	if (result && status == ARES_SUCCESS && result->nodes)
+		answer_lookup(argument, status, result->nodes);
+	if (result)
+		ares_freeaddrinfo(result);
+	release_lookup(argument);
 }
 
 struct resolver *resolver_new(void)
@@ -488,19 +516,50 @@ static bool parse_kept_hosts(struct addresses *addresses, const char *host, cons
 	return addresses->count > 0;
 }
 
-static void start_lookup(struct resolver *resolver, struct lookup *lookup)
+/* It may be over, and freed, when this returns. */
+static void query(struct lookup *lookup, int family, ares_addrinfo_callback arrived)
 {
-	const struct ares_addrinfo_hints hints = {
-		.ai_family = AF_UNSPEC,
-		.ai_socktype = SOCK_STREAM,
-	};
+	const struct ares_addrinfo_hints hints = {.ai_family = family, .ai_socktype = SOCK_STREAM};
+	struct resolver *resolver = lookup->resolver;
 
-	lookup->next = resolver->lookups;
-	resolver->lookups = lookup;
+	lookup->queries++;
 	resolver->depth++;
 	/* No service: to look one up would load NSS modules. */
-	ares_getaddrinfo(resolver->channel, lookup->host, NULL, &hints, addresses_arrived, lookup);
+	ares_getaddrinfo(resolver->channel, lookup->host, NULL, &hints, arrived, lookup);
 	leave_channel(resolver);
+}
+
+static void start_lookup(struct resolver *resolver, struct lookup *lookup)
+{
+	lookup->next = resolver->lookups;
+	resolver->lookups = lookup;
+	lookup->rivals_due = clock_steady() + RIVALS_DELAY;
+	query(lookup, AF_UNSPEC, addresses_arrived);
+}
+
+/* The first that waits for rivals; NULL: none. */
+static struct lookup *slow_lookup(const struct resolver *resolver, int64_t now)
+{
+	struct lookup *lookup = resolver->lookups;
+
+	while (lookup && (!lookup->done || lookup->has_rivals || lookup->rivals_due > now))
+		lookup = lookup->next;
+	return lookup;
+}
+
+static void start_rivals(struct resolver *resolver)
+{
+	static const int families[] = {AF_INET, AF_INET6};
+	int64_t now = clock_steady();
+	struct lookup *lookup;
+
+	while ((lookup = slow_lookup(resolver, now))) {
+		lookup->has_rivals = true;
+		lookup->queries++;
+		for (size_t i = 0; i < 2 && lookup->done; i++)
+			query(lookup, families[i], rival_arrived);
+		release_lookup(lookup);
+	}
 }
 
 void resolver_start(struct resolver *resolver, const char *host, const char *port,
@@ -542,6 +601,14 @@ void resolver_cancel(struct resolver *resolver, void *argument)
 	leave_channel(resolver);
 }
 
+static void lower(int *timeout, int64_t wait)
+{
+	if (wait < 0)
+		wait = 0;
+	if (*timeout < 0 || wait < *timeout)
+		*timeout = (int)wait;
+}
+
 size_t resolver_poll(struct resolver *resolver, struct pollfd *fds, size_t room, int *timeout)
 {
 	struct timeval left;
@@ -550,6 +617,9 @@ size_t resolver_poll(struct resolver *resolver, struct pollfd *fds, size_t room,
 
 	if (!resolver->channel)
 		return 0;
+	for (const struct lookup *lookup = resolver->lookups; lookup; lookup = lookup->next)
+		if (lookup->done && !lookup->has_rivals)
+			lower(timeout, lookup->rivals_due - clock_steady());
 	for (size_t i = 0; i < QUERY_SOCKETS && count < room; i++)
 		if (resolver->sockets[i].socket.number >= 0 && resolver->sockets[i].events)
 			fds[count++] = (struct pollfd){
@@ -557,8 +627,7 @@ size_t resolver_poll(struct resolver *resolver, struct pollfd *fds, size_t room,
 	if (ares_timeout(resolver->channel, NULL, &left)) {
 		/* Rounded up: to wake just before a timer is to spin. */
 		wait = (int64_t)left.tv_sec * 1000 + (left.tv_usec + 999) / 1000;
-		if (*timeout < 0 || wait < *timeout)
-			*timeout = (int)wait;
+		lower(timeout, wait);
 	}
 	return count;
 }
@@ -578,5 +647,6 @@ void resolver_step(struct resolver *resolver, const struct pollfd *fds, size_t c
 				fds[i].revents & writable ? fds[i].fd : ARES_SOCKET_BAD);
 	/* And its timers, which a quiet network would never turn. */
 	ares_process_fd(resolver->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+	start_rivals(resolver);
 	leave_channel(resolver);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetcher/resolve.c fetcher/descriptor.c fetcher/file.c fetcher/bytes.c */
+/* links: fetcher/resolve.c fetcher/descriptor.c fetcher/file.c fetcher/bytes.c fetcher/clock.c */
 /*
  * The name server is in this program: connect, as this program defines it, leads there what is
  * meant for a name server, and recvfrom says that the answers come from where the question was
@@ -84,6 +84,21 @@ static bool starts_with(const unsigned char *question, const char *label)
 	return question[0] == size && memcmp(question + 1, label, size) == 0;
 }
 
+/* How often a question came that had come before, of those for IPv6 addresses that nobody answers.
+ */
+static int repeated;
+
+static void note_repetition(const unsigned char *asked)
+{
+	static unsigned char known[64][2];
+	static int count;
+
+	for (int i = 0; i < count; i++)
+		repeated += memcmp(known[i], asked, 2) == 0;
+	if (count < 64)
+		memcpy(known[count++], asked, 2);
+}
+
 static void answer_question(int number)
 {
 	struct reply reply = {0};
@@ -101,10 +116,15 @@ static void answer_question(int number)
 	while (end < (size_t)size && asked[end])
 		end += asked[end] + 1U;
 	type = asked[end + 2];
+	if (type != 1 && starts_with(question, "half")) {
+		note_repetition(asked);
+		return;
+	}
 	reply_add(&reply, asked, end + 5);
 	memcpy(reply.data + 2, "\x81\x80\0\1\0\0\0\0\0\0", 10);
 	for (int i = 1; i <= 6; i++)
-		if (starts_with(question, "both") || starts_with(question, type == 1 ? "v4" : "v6"))
+		if (starts_with(question, "both") || starts_with(question, "half") ||
+			starts_with(question, type == 1 ? "v4" : "v6"))
 			reply_add_address(&reply, type, i);
 	if (starts_with(question, "missing"))
 		reply.data[3] |= 3;
@@ -244,6 +264,16 @@ static void test_names_that_fail(void)
 	CHECK_STR(result.why, "a..b is not a possible name");
 }
 
+/* RFC 8305, 3: some name servers do not answer when they are asked for IPv6 addresses. */
+static void test_a_family_that_nobody_answers_for(void)
+{
+	struct result result = look_up("half.test.");
+
+	check_families(&result, "444444", NULL);
+	/* c-ares has not waited in vain, nor asked again. */
+	CHECK_EQ(repeated, 0);
+}
+
 static void test_several_at_once_and_one_cancelled(void)
 {
 	struct resolver *resolver = resolver_new();
@@ -349,6 +379,7 @@ int main(void)
 	test_literals();
 	test_names();
 	test_names_that_fail();
+	test_a_family_that_nobody_answers_for();
 	test_several_at_once_and_one_cancelled();
 	test_starting_from_a_callback();
 	test_freeing_calls_back();
