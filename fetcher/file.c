@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdint.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 const char *file_read_open(int fd, size_t limit, struct buffer *out)
@@ -117,12 +119,47 @@ int file_list_some(int fd, bool (*take)(const char *name, void *context), void *
 	return size > 0 ? 1 : (int)size;
 }
 
+/* Which signal comes with an error of write(2), 0 if none; both are for the thread that writes. */
+static int signal_of(int error)
+{
+	if (error == EPIPE)
+		return SIGPIPE;
+	return error == EFBIG ? SIGXFSZ : 0;
+}
+
+ssize_t file_write(int fd, const void *data, size_t size)
+{
+	static const struct timespec at_once = {0, 0};
+	sigset_t ours, before, pending;
+	ssize_t written;
+	int number, error;
+
+	sigemptyset(&ours);
+	sigaddset(&ours, SIGPIPE);
+	sigaddset(&ours, SIGXFSZ);
+	if (sigpending(&pending) != 0 || pthread_sigmask(SIG_BLOCK, &ours, &before) != 0)
+		return -1;
+	written = write(fd, data, size);
+	error = errno;
+	number = written < 0 ? signal_of(error) : 0;
+	/* One that was pending before is the host's. */
+	if (number && !sigismember(&pending, number)) {
+		sigemptyset(&ours);
+		sigaddset(&ours, number);
+		while (sigtimedwait(&ours, NULL, &at_once) < 0 && errno == EINTR)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	errno = error;
+	return written;
+}
+
 static const char suffix[] = ".tmp-XXXXXX";
 
 static bool write_all(int fd, struct bytes bytes)
 {
 	while (bytes.size > 0) {
-		ssize_t size = write(fd, bytes.data, bytes.size);
+		ssize_t size = file_write(fd, bytes.data, bytes.size);
 
 		if (size < 0 && errno == EINTR)
 			continue;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading a file whole, and replacing one.
+ * Reading a file whole, writing to one, and replacing one.
  */
 #ifndef OCSPRELOAD_FILE_H
 #define OCSPRELOAD_FILE_H
@@ -40,6 +40,12 @@ const char *file_read_open(int fd, size_t limit, struct buffer *out);
  * if there may be more, 0 if not or if take said so, -1 and errno if they cannot be read.
  */
 int file_list_some(int fd, bool (*take)(const char *name, void *context), void *context);
+
+/*
+ * write(2) without the signals that would end the host for our sake: that nobody reads the pipe any
+ * more, or that the file would grow beyond RLIMIT_FSIZE. Any thread.
+ */
+ssize_t file_write(int fd, const void *data, size_t size);
 
 /*
  * Puts content in the place of what is at path, for everybody to read: who reads meanwhile sees the

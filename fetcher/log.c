@@ -2,11 +2,11 @@
 #include "log.h"
 
 #include "clock.h"
+#include "file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -65,30 +65,12 @@ static bool stderr_is_a_log(void)
 	return S_ISFIFO(now.st_mode) || S_ISCHR(now.st_mode);
 }
 
-/* A write to a pipe that nobody reads any more must not kill the host. */
-static void write_without_sigpipe(int fd, const char *line, size_t size)
-{
-	static const struct timespec at_once = {0, 0};
-	sigset_t sigpipe, before, pending;
-	bool was_pending;
-
-	sigemptyset(&sigpipe);
-	sigaddset(&sigpipe, SIGPIPE);
-	if (sigpending(&pending) != 0 || pthread_sigmask(SIG_BLOCK, &sigpipe, &before) != 0)
-		return;
-	was_pending = sigismember(&pending, SIGPIPE);
-	if (write(fd, line, size) < 0 && errno == EPIPE && !was_pending)
-		while (sigtimedwait(&sigpipe, NULL, &at_once) < 0 && errno == EINTR)
-			;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 static void write_stderr(const char *line, size_t size)
 {
 	struct pollfd out = {STDERR_FILENO, POLLOUT, 0};
 
 	if (stderr_is_a_log() && poll(&out, 1, 0) == 1 && out.revents == POLLOUT)
-		write_without_sigpipe(STDERR_FILENO, line, size);
+		file_write(STDERR_FILENO, line, size);
 }
 
 static void write_file(const char *line, size_t size)
@@ -99,7 +81,7 @@ static void write_file(const char *line, size_t size)
 
 	if (fd < 0)
 		return;
-	write_without_sigpipe(fd, line, size);
+	file_write(fd, line, size);
 	close(fd);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: aia.c network.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
+/* links: aia.c network.c proxy.c address.c http.c freshness.c clock.c log.c file.c bytes.c */
 /*
  * The network is a script (network.h); a certificate is a list of URLs, and whatever begins with
  * "issuer" has signed it.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* links: fetch.c network.c proxy.c address.c http.c freshness.c clock.c log.c bytes.c */
+/* links: fetch.c network.c proxy.c address.c http.c freshness.c clock.c log.c file.c bytes.c */
 /*
  * The network is a script (network.h), and the judge believes whoever says "good".
  */
