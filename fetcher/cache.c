@@ -34,6 +34,9 @@ enum {
 	ENDS_INTERVAL = 1, /* seconds between two looks whether a standby is still wanted */
 };
 
+/* At which alone a revocation may be read, lest anybody who is slow take it for a staple. */
+#define NO_TIME INT64_MIN
+
 /*
  * Address space, not memory: pages come into being when they are written. But it counts in
  * RLIMIT_AS, which vsftpd sets to 200 MB in its children, after a thread's malloc took 64 of them.
@@ -443,6 +446,7 @@ static bool slot_fill(struct cache *cache, struct slot *slot, const struct certi
 	atomic_store(&slot->state, SLOT_PENDING);
 	atomic_store(&slot->issuers_seen, 0);
 	atomic_store(&slot->current, 0);
+	atomic_store(&slot->revocation, 0);
 	atomic_store(&slot->issuer, NULL);
 	atomic_store(&slot->this_update, 0);
 	atomic_store(&slot->failures, 0);
@@ -697,20 +701,31 @@ static bool response_read(
 	return atomic_load_explicit(&response->sequence, memory_order_acquire) == sequence;
 }
 
-size_t cache_read(const struct slot *slot, int64_t now, void *out, size_t room)
+static size_t slot_read(const struct slot *slot, const _Atomic uint32_t *number, int64_t now,
+	void *out, size_t room)
 {
 	size_t size;
 
 	/* A second try can only be needed if two responses were published during the first. */
 	for (int tries = 0; tries < 100; tries++) {
-		uint32_t current = atomic_load_explicit(&slot->current, memory_order_acquire);
+		uint32_t place = atomic_load_explicit(number, memory_order_acquire);
 
-		if (current == 0)
+		if (place == 0)
 			return 0;
-		if (response_read(&slot->response[current - 1], now, out, room, &size))
+		if (response_read(&slot->response[place - 1], now, out, room, &size))
 			return size;
 	}
 	return 0;
+}
+
+size_t cache_read(const struct slot *slot, int64_t now, void *out, size_t room)
+{
+	return slot_read(slot, &slot->current, now, out, room);
+}
+
+size_t cache_read_revocation(const struct slot *slot, void *out, size_t room)
+{
+	return slot_read(slot, &slot->revocation, NO_TIME, out, room);
 }
 
 int64_t cache_usable_until(const struct slot *slot)
@@ -741,12 +756,13 @@ static uint32_t capacity_for(size_t size, uint32_t before)
 	return capacity < CACHE_RESPONSE_LIMIT ? capacity : CACHE_RESPONSE_LIMIT;
 }
 
-/* Under add. Words that are replaced stay readable for ever: somebody may be reading them. */
-static enum cache_result publish(struct cache *cache, struct slot *slot, struct bytes response,
-	int64_t this_update, int64_t usable_until)
+/*
+ * Under add. Words that are replaced stay readable for ever: somebody may be reading them. False,
+ * and nothing has changed, if there is no room.
+ */
+static bool response_write(struct cache *cache, struct slot_response *place, struct bytes response,
+	int64_t usable_from, int64_t usable_until)
 {
-	uint32_t next = atomic_load(&slot->current) == 1 ? 2 : 1;
-	struct slot_response *place = &slot->response[next - 1];
 	_Atomic uint64_t *words = atomic_load(&place->words);
 	uint32_t capacity = atomic_load(&place->capacity);
 	uint32_t sequence;
@@ -756,7 +772,7 @@ static enum cache_result publish(struct cache *cache, struct slot *slot, struct 
 		words = arena_take(cache, capacity);
 	}
 	if (!words)
-		return CACHE_FULL;
+		return false;
 	/* Still odd if a writer died here. */
 	sequence = atomic_load(&place->sequence) | 1;
 	atomic_store(&place->sequence, sequence);
@@ -764,10 +780,34 @@ static enum cache_result publish(struct cache *cache, struct slot *slot, struct 
 	/* Never before words: a writer that died in between would leave the next too little. */
 	atomic_store(&place->capacity, capacity);
 	atomic_store_explicit(&place->size, (uint32_t)response.size, memory_order_release);
-	atomic_store_explicit(&place->usable_from, this_update - OCSP_SKEW, memory_order_release);
+	atomic_store_explicit(&place->usable_from, usable_from, memory_order_release);
 	atomic_store_explicit(&place->usable_until, usable_until, memory_order_release);
 	words_store(words, response);
 	atomic_store_explicit(&place->sequence, sequence + 1, memory_order_release);
+	return true;
+}
+
+/* Under add. Into the place that is not current; its number, or 0 if there is no room. */
+static uint32_t slot_write(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t usable_from, int64_t usable_until)
+{
+	uint32_t next = atomic_load(&slot->current) == 1 ? 2 : 1;
+
+	/* It may be there. */
+	atomic_store(&slot->revocation, 0);
+	return response_write(cache, &slot->response[next - 1], response, usable_from, usable_until)
+		       ? next
+		       : 0;
+}
+
+/* Under add. */
+static enum cache_result publish(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t this_update, int64_t usable_until)
+{
+	uint32_t next = slot_write(cache, slot, response, this_update - OCSP_SKEW, usable_until);
+
+	if (next == 0)
+		return CACHE_FULL;
 	atomic_store_explicit(&slot->current, next, memory_order_release);
 	return CACHE_DONE;
 }
@@ -790,19 +830,30 @@ enum cache_result cache_publish(struct cache *cache, struct slot *slot, struct b
 	return result;
 }
 
-enum cache_result cache_revoke(
-	struct cache *cache, struct slot *slot, int64_t this_update, int64_t now)
+/* Under add. */
+static void slot_revoke(
+	struct cache *cache, struct slot *slot, struct bytes response, int64_t this_update)
+{
+	uint32_t next = 0;
+
+	if (response.size > 0 && response.size <= CACHE_RESPONSE_LIMIT)
+		next = slot_write(cache, slot, response, NO_TIME, NO_TIME + 1);
+	atomic_store_explicit(&slot->current, 0, memory_order_release);
+	atomic_store_explicit(&slot->revocation, next, memory_order_release);
+	atomic_store(&slot->this_update, this_update);
+	atomic_store_explicit(&slot->state, SLOT_REVOKED, memory_order_release);
+}
+
+enum cache_result cache_revoke(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t this_update, int64_t now)
 {
 	bool older;
 
 	if (!mutex_lock(&cache->add))
 		return CACHE_FULL;
 	older = is_older(slot, this_update, now);
-	if (!older) {
-		atomic_store_explicit(&slot->current, 0, memory_order_release);
-		atomic_store(&slot->this_update, this_update);
-		atomic_store_explicit(&slot->state, SLOT_REVOKED, memory_order_release);
-	}
+	if (!older)
+		slot_revoke(cache, slot, response, this_update);
 	pthread_mutex_unlock(&cache->add);
 	futex_wake(&cache->progress);
 	return older ? CACHE_OLDER : CACHE_DONE;

@@ -40,7 +40,7 @@ enum slot_state {
 /* When what nobody has loaded is refreshed. */
 #define SLOT_NEVER INT64_MAX
 
-/* One of two places for a response; the leader fills the one that is not current. */
+/* One of two places for a response, or a revocation; what is not current is filled. */
 struct slot_response {
 	_Atomic uint32_t sequence; /* odd while it is written */
 	_Atomic uint32_t size;
@@ -112,6 +112,7 @@ struct slot {
 	_Atomic uint32_t issuers_seen; /* cache_issuer_count at the last search for an issuer */
 	_Atomic uint32_t files_seen;   /* the same and 1, at the last that went beyond the pool */
 	_Atomic uint32_t current;      /* 0: nothing held; n: response[n - 1] */
+	_Atomic uint32_t revocation;   /* the same for the response that says so */
 	struct slot_response response[2];
 
 	/* What is known of it and when it is due, for whoever leads next. */
@@ -208,6 +209,12 @@ const struct issuer_entry *cache_issuer(const struct cache *cache, uint32_t inde
  */
 size_t cache_read(const struct slot *slot, int64_t now, void *out, size_t room);
 
+/*
+ * The same for the response that said that the certificate is revoked, to be passed on, never to be
+ * stapled.
+ */
+size_t cache_read_revocation(const struct slot *slot, void *out, size_t room);
+
 /* Until when what is held may be stapled (seconds since 1970), 0 if nothing is held. */
 int64_t cache_usable_until(const struct slot *slot);
 
@@ -227,9 +234,12 @@ enum cache_result {
 enum cache_result cache_publish(struct cache *cache, struct slot *slot, struct bytes response,
 	int64_t this_update, int64_t usable_until, int64_t now);
 
-/* The certificate is revoked: nothing is stapled any more; SLOT_REVOKED from now on. Any thread. */
-enum cache_result cache_revoke(
-	struct cache *cache, struct slot *slot, int64_t this_update, int64_t now);
+/*
+ * The certificate is revoked: nothing is stapled any more; SLOT_REVOKED from now on. The response
+ * that says so is kept if there is room, and may be empty. Any thread.
+ */
+enum cache_result cache_revoke(struct cache *cache, struct slot *slot, struct bytes response,
+	int64_t this_update, int64_t now);
 
 /* Sets the state and wakes those who wait in cache_await. */
 void cache_set_state(struct cache *cache, struct slot *slot, enum slot_state state);

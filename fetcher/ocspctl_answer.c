@@ -30,12 +30,6 @@ struct book {
 	bool is_full;
 };
 
-/* Before an answer is encoded: its fields point here. */
-struct draft {
-	struct agent_answer answer;
-	struct buffer response;
-};
-
 struct book *book_open(const struct supply *supply)
 {
 	struct book *book = calloc(1, sizeof(*book));
@@ -45,10 +39,10 @@ struct book *book_open(const struct supply *supply)
 	return book;
 }
 
-static bool refuse(struct draft *draft, const char *why)
+static bool refuse(struct agent_answer *answer, const char *why)
 {
-	draft->answer.status = AGENT_REFUSES;
-	draft->answer.why = (struct bytes){(const unsigned char *)why, strlen(why)};
+	answer->status = AGENT_REFUSES;
+	answer->why = (struct bytes){(const unsigned char *)why, strlen(why)};
 	return false;
 }
 
@@ -98,7 +92,7 @@ static void learn_issuer(const struct supply *supply, struct bytes certificate, 
 }
 
 static struct slot *learn(struct book *book, const struct certificate *certificate,
-	struct bytes issuer, uid_t uid, struct draft *draft)
+	struct bytes issuer, uid_t uid, struct agent_answer *answer)
 {
 	const struct supply *supply = book->supply;
 	const char *responders = supply->config->responder;
@@ -107,14 +101,14 @@ static struct slot *learn(struct book *book, const struct certificate *certifica
 	if (!responders)
 		responders = certificate->responders;
 	if (responders[0] == '\0')
-		refuse(draft, "the certificate names no OCSP responder");
+		refuse(answer, "the certificate names no OCSP responder");
 	else if (certificate->is_self_issued)
-		refuse(draft, "the certificate is self-signed");
+		refuse(answer, "the certificate is self-signed");
 	else if (!has_room_for(book, uid))
-		refuse(draft, "this user has too many certificates");
+		refuse(answer, "this user has too many certificates");
 	else if (!prepare_account(book))
-		refuse(draft, "memory ran out");
-	if (draft->answer.why.size > 0)
+		refuse(answer, "memory ran out");
+	if (answer->why.size > 0)
 		return NULL;
 	/* First: without it there would be nothing to begin with. */
 	learn_issuer(supply, buffer_bytes(&certificate->der), issuer);
@@ -123,18 +117,18 @@ static struct slot *learn(struct book *book, const struct certificate *certifica
 	if (slot)
 		return slot;
 	book->is_full = true;
-	refuse(draft, "the agent has too many certificates");
+	refuse(answer, "the agent has too many certificates");
 	return NULL;
 }
 
 /* Kept fresh from now on, at this user's expense. */
-static bool keep(struct book *book, struct slot *slot, uid_t uid, struct draft *draft)
+static bool keep(struct book *book, struct slot *slot, uid_t uid, struct agent_answer *answer)
 {
 	struct account *account = &book->accounts[cache_slot_index(book->supply->cache, slot)];
 
 	if (!account->is_kept) {
 		if (!has_room_for(book, uid))
-			return refuse(draft, "this user has too many certificates");
+			return refuse(answer, "this user has too many certificates");
 		account->uid = uid;
 		account->is_kept = true;
 		cache_claim(book->supply->cache, slot, clock_steady());
@@ -143,65 +137,60 @@ static bool keep(struct book *book, struct slot *slot, uid_t uid, struct draft *
 	return true;
 }
 
-/* What is held for stapling, or the revocation, which is in the store alone. */
-static bool find_response(const struct book *book, const struct slot *slot, struct draft *draft)
+/* What is held for stapling, or the revocation. */
+static bool find_response(const struct slot *slot, struct agent_answer *answer)
 {
 	static unsigned char room[CACHE_RESPONSE_LIMIT];
 	size_t size = cache_read(slot, clock_wall() / 1000, room, sizeof(room));
-	struct stored stored;
 
-	if (size > 0 && size <= sizeof(room)) {
-		draft->answer.response = (struct bytes){room, size};
-		return true;
-	}
-	if (atomic_load(&slot->state) != SLOT_REVOKED ||
-		!store_read(book->supply->store, slot->key, &stored))
+	if (size == 0)
+		size = cache_read_revocation(slot, room, sizeof(room));
+	if (size == 0 || size > sizeof(room))
 		return false;
-	draft->response = stored.response;
-	draft->answer.response = buffer_bytes(&draft->response);
+	answer->response = (struct bytes){room, size};
 	return true;
 }
 
-static void describe(const struct book *book, struct slot *slot, struct draft *draft)
+static void describe(const struct book *book, struct slot *slot, struct agent_answer *answer)
 {
 	const struct issuer_entry *issuer = atomic_load(&slot->issuer);
 	enum slot_state state = (enum slot_state)atomic_load(&slot->state);
-	bool has_response = find_response(book, slot, draft);
+	bool has_response = find_response(slot, answer);
 	bool is_due = supply_is_due(book->supply, slot);
 
-	draft->answer.due = supply_due(book->supply, slot);
+	answer->due = supply_due(book->supply, slot);
 	if (issuer)
-		draft->answer.issuer = issuer->der;
+		answer->issuer = issuer->der;
 	if (state == SLOT_PENDING || is_due)
-		draft->answer.status = AGENT_ASKS;
+		answer->status = AGENT_ASKS;
 	else if (has_response && (state == SLOT_GOOD || state == SLOT_REVOKED))
-		draft->answer.status = AGENT_HOLDS;
+		answer->status = AGENT_HOLDS;
 	else
-		draft->answer.status = AGENT_FAILED;
+		answer->status = AGENT_FAILED;
 }
 
-static void consider(
-	struct book *book, const struct agent_question *question, uid_t uid, struct draft *draft)
+static void consider(struct book *book, const struct agent_question *question, uid_t uid,
+	struct agent_answer *answer)
 {
 	const struct supply *supply = book->supply;
 	struct certificate certificate;
 	struct slot *slot;
 
 	if (!certificate_decode(supply->crypto, question->certificate, &certificate)) {
-		refuse(draft, "that is not a certificate");
+		refuse(answer, "that is not a certificate");
 		return;
 	}
 	slot = cache_find(supply->cache, certificate.key);
 	if (!slot && question->only_looks)
-		refuse(draft, "nobody has asked for it");
+		refuse(answer, "nobody has asked for it");
 	else if (!slot)
-		slot = learn(book, &certificate, question->issuer, uid, draft);
-	if (slot && (question->only_looks || keep(book, slot, uid, draft))) {
+		slot = learn(book, &certificate, question->issuer, uid, answer);
+	if (slot && (question->only_looks || keep(book, slot, uid, answer))) {
 		if (!atomic_load(&slot->issuer))
 			learn_issuer(supply, slot->certificate, question->issuer);
 		if (cache_usable_until(slot) == 0)
 			supply_from_store(supply, slot, false);
-		describe(book, slot, draft);
+		describe(book, slot, answer);
 	}
 	if (slot)
 		cache_unpin(slot);
@@ -211,16 +200,15 @@ static void consider(
 bool book_answer(struct book *book, struct bytes message, uid_t uid, struct buffer *out)
 {
 	struct agent_question question;
-	struct draft draft = {0};
+	struct agent_answer answer = {0};
 	bool done;
 
 	if (!agent_decode_question(message, &question))
 		return false;
-	consider(book, &question, uid, &draft);
+	consider(book, &question, uid, &answer);
 	if (question.issuer.size > 0)
-		draft.answer.issuer = (struct bytes){0};
-	done = agent_encode_answer(&draft.answer, out);
-	buffer_free(&draft.response);
+		answer.issuer = (struct bytes){0};
+	done = agent_encode_answer(&answer, out);
 	return done;
 }
 

@@ -517,14 +517,14 @@ static enum cache_result take_good(const struct supply *supply, struct slot *slo
 
 /* Only a removal from hold can change it, and not before the responder said it would say more. */
 static enum cache_result take_revoked(const struct supply *supply, struct slot *slot,
-	const struct judgement *judgement, const char *origin)
+	const struct judgement *judgement, struct bytes response, const char *origin)
 {
 	int64_t now = clock_wall();
 	int64_t due = judgement->next_update * 1000;
 	bool is_news = atomic_load(&slot->state) != SLOT_REVOKED ||
 		       atomic_load(&slot->this_update) != judgement->this_update;
 	enum cache_result result =
-		cache_revoke(supply->cache, slot, judgement->this_update, now / 1000);
+		cache_revoke(supply->cache, slot, response, judgement->this_update, now / 1000);
 	char revoked[CLOCK_TEXT_SIZE], next[CLOCK_TEXT_SIZE];
 
 	if (result != CACHE_DONE)
@@ -545,7 +545,7 @@ static enum cache_result take(const struct supply *supply, struct slot *slot,
 	const char *origin, int64_t fresh_until)
 {
 	if (judgement->verdict == VERDICT_REVOKED)
-		return take_revoked(supply, slot, judgement, origin);
+		return take_revoked(supply, slot, judgement, response, origin);
 	return take_good(supply, slot, judgement, response, obtained, origin, fresh_until);
 }
 
@@ -697,7 +697,8 @@ static void take_answer(const struct supply *supply, struct slot *slot,
 	if (verdict == VERDICT_GOOD)
 		take_good_ready(supply, slot, answer);
 	else if (verdict == VERDICT_REVOKED)
-		take_revoked(supply, slot, &answer->judgement, answer->path);
+		take_revoked(supply, slot, &answer->judgement, buffer_bytes(&answer->response),
+			answer->path);
 	else if (is_new)
 		log_error("%s: the ready-made response in %s is not stapled: %s; %s", slot->label,
 			answer->path, verdict_text(verdict), instead_text(supply, slot, text));

@@ -248,13 +248,16 @@ def test_what_the_agent_cannot_get_a_server_gets_itself(
     assert responder.count(leaf) == 1
 
 
+# Of the agent's own.
+with_and_without_a_store = pytest.mark.parametrize("has_store", [True, False])
+
+
+@with_and_without_a_store
 def test_a_revocation_reaches_those_that_ask_the_agent(
-    agent, asking, name, s_server, issue, authority, tmp_path
+    agent, asking, name, s_server, issue, authority, stored, has_store
 ):
     leaf = issue(behaviour=r.revoked())
-    store = tmp_path / "agent-store"
-    store.mkdir(mode=0o755)
-    agent(OCSPRELOAD_STORE=str(store))
+    agent(**stored if has_store else {})
     issuer = authority.certificate.public_bytes(serialization.Encoding.DER)
     # An agent that is not quick enough is not asked again soon.
     wait_until(lambda: fields(ask(name, question(der(leaf), issuer)))[0] != ASKS)
@@ -268,13 +271,28 @@ def test_a_revocation_reaches_those_that_ask_the_agent(
 ALONE = {"OCSPRELOAD_FETCH": "off", "OCSPRELOAD_STORE": "off", "OCSPRELOAD_STARTUP_WAIT": "20s"}
 
 
+@with_and_without_a_store
+@pytest.mark.parametrize("fetch", ["on", "off"])
+def test_a_host_that_staples_hears_of_a_revocation_when_it_asks_next(
+    agent, asking, s_server, issue, responder, stored, has_store, fetch
+):
+    leaf = issue(behaviour=r.good(validity=8))
+    running = agent(**stored if has_store else {})
+    server = s_server(leaf, environment={**asking, "OCSPRELOAD_FETCH": fetch})
+    assert wait_until(lambda: handshake(server.port).stapled)
+    responder.answer(leaf, r.revoked())
+    wait_until(lambda: not handshake(server.port).stapled)
+    # Long before what was good would have ended, and from the agent alone.
+    wait_until(lambda: "says the agent" in server.log(), 2)
+    assert running.log().count("asking http") == responder.count(leaf) == 2
+
+
+@with_and_without_a_store
 def test_a_revocation_is_told_once_however_many_handshakes_ask(
-    agent, asking, s_server, issue, tmp_path
+    agent, asking, s_server, issue, stored, has_store
 ):
     leaf = issue(behaviour=r.revoked())
-    store = tmp_path / "agent-store"
-    store.mkdir(mode=0o755)
-    agent(OCSPRELOAD_STORE=str(store))
+    agent(**stored if has_store else {})
     server = s_server(leaf, environment={**asking, **ALONE})
     wait_until(lambda: not handshake(server.port).stapled and "says the agent" in server.log())
     for _ in range(5):

@@ -295,20 +295,31 @@ static void test_an_older_answer_never_replaces_a_newer_one(void)
 	enum { NOW = 1000 };
 	struct bytes older = {(const unsigned char *)"older", 5};
 	struct bytes newer = {(const unsigned char *)"the newer", 9};
+	struct bytes revoked = {(const unsigned char *)"revoked", 7};
 	struct cache *cache = make_cache();
 	struct slot *slot = add_number(cache, 1);
 	unsigned char out[100];
 
 	CHECK_EQ(cache_publish(cache, slot, newer, 500, 2000, NOW), CACHE_DONE);
 	CHECK_EQ(cache_publish(cache, slot, older, 499, 3000, NOW), CACHE_OLDER);
-	CHECK_EQ(cache_revoke(cache, slot, 499, NOW), CACHE_OLDER);
+	CHECK_EQ(cache_revoke(cache, slot, older, 499, NOW), CACHE_OLDER);
 	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), newer.size);
 	/* Unless the newer one's time is over. */
 	CHECK_EQ(cache_publish(cache, slot, older, 499, 3000, 2000), CACHE_DONE);
 	CHECK_EQ(cache_read(slot, 2000, out, sizeof(out)), older.size);
 
-	CHECK_EQ(cache_revoke(cache, slot, 600, NOW), CACHE_DONE);
+	CHECK_EQ(cache_read_revocation(slot, out, sizeof(out)), 0);
+	CHECK_EQ(cache_revoke(cache, slot, revoked, 600, NOW), CACHE_DONE);
 	CHECK_EQ(slot->state, SLOT_REVOKED);
+	/* It can be passed on, and was never to be stapled: not by one who is slow, either. */
+	CHECK_EQ(cache_read_revocation(slot, out, sizeof(out)), revoked.size);
+	CHECK(memcmp(out, revoked.data, revoked.size) == 0);
+	for (uint32_t place = 1; place <= 2; place++) {
+		atomic_store(&slot->current, place);
+		size_t size = cache_read(slot, NOW, out, sizeof(out));
+		CHECK(size == 0 || memcmp(out, revoked.data, size) != 0);
+	}
+	atomic_store(&slot->current, 0);
 	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), 0);
 	CHECK_EQ(cache_usable_until(slot), 0);
 	/* A revocation's time is never over. */
@@ -317,6 +328,10 @@ static void test_an_older_answer_never_replaces_a_newer_one(void)
 	CHECK_EQ(cache_publish(cache, slot, newer, 601, 9000, NOW), CACHE_DONE);
 	CHECK_EQ(slot->state, SLOT_GOOD);
 	CHECK_EQ(cache_read(slot, NOW, out, sizeof(out)), newer.size);
+	CHECK_EQ(cache_read_revocation(slot, out, sizeof(out)), 0);
+	/* Without a word of why. */
+	CHECK_EQ(cache_revoke(cache, slot, (struct bytes){0}, 602, NOW), CACHE_DONE);
+	CHECK_EQ(cache_read_revocation(slot, out, sizeof(out)), 0);
 	cache_destroy(cache);
 }
 

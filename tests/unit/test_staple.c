@@ -581,7 +581,8 @@ static void test_what_was_ours_never_passes_for_the_host_s(void)
 	host_does = SAYS_OK;
 	check_all(SMALL, all);
 	/* Used anew after SSL_clear; meanwhile the certificate was revoked. */
-	cache_revoke(cache, leaf, clock_wall() / 1000 + 1, clock_wall() / 1000);
+	cache_revoke(
+		cache, leaf, make_response(SMALL), clock_wall() / 1000 + 1, clock_wall() / 1000);
 	CHECK_EQ(shake_hands(), SSL_TLSEXT_ERR_OK);
 	CHECK(!host_saw_response);
 	CHECK(!connection.response && !connection.responses);
