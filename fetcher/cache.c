@@ -451,6 +451,7 @@ static bool slot_fill(struct cache *cache, struct slot *slot, const struct certi
 	atomic_store(&slot->this_update, 0);
 	atomic_store(&slot->failures, 0);
 	atomic_store(&slot->stamp, 0);
+	atomic_store(&slot->barred, 0);
 	atomic_store(&slot->looked, 0);
 	atomic_store(&slot->asked, 0);
 	atomic_store(&slot->sought, 0);

@@ -122,6 +122,7 @@ struct slot {
 	_Atomic uint32_t failures;   /* in a row */
 	_Atomic uint64_t stamp;      /* of what was last read from or written to the store */
 	_Atomic int64_t yielded;     /* this_update of what others were let refresh first */
+	_Atomic int64_t barred;      /* steady clock: since when another process is to ask */
 	_Atomic int64_t looked;      /* steady clock: when a host's thread last looked there */
 	_Atomic int64_t asked;       /* and when one last asked the agent */
 	_Atomic int64_t sought;      /* and in the context's stores, for an issuer */

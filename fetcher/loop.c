@@ -120,7 +120,7 @@ static bool must_ask(struct loop *loop, struct slot *slot, struct descriptor *lo
 	}
 	if (!supply_is_due(supply, slot))
 		return false;
-	if (!store_lock(supply->store, slot->key, lock)) {
+	if (!supply_lock(supply, slot, slot->key, lock)) {
 		supply_postpone(slot);
 		return false;
 	}
@@ -173,7 +173,7 @@ static const struct issuer_entry *begin_download(
 		supply_no_issuer(supply, slot, NULL, NULL);
 		return NULL;
 	}
-	if (is_early || !store_lock(supply->store, slot->issuer_key, &flight->lock)) {
+	if (is_early || !supply_lock(supply, slot, slot->issuer_key, &flight->lock)) {
 		supply_postpone(slot);
 		aia_free(download);
 		return NULL;

@@ -22,6 +22,8 @@ enum {
 	/* While another process asks: for a first answer, which somebody may wait for, and else. */
 	POSTPONED_FIRST = 100,
 	POSTPONED = 1000,
+	/* For so many times as long as it may ask. */
+	BARRED_EXCHANGES = 3,
 	/* Milliseconds that the loading of a certificate may wait for another thread's look. */
 	READY_PATIENCE = 1000,
 	/* After how many to judge again what could not be used, while there is nothing better. */
@@ -197,6 +199,22 @@ void supply_mend(const struct supply *supply, struct slot *slot)
 		    (int64_t)OCSP_SKEW * 1000))
 		/* Unless somebody else has just changed it. */
 		atomic_compare_exchange_strong(&slot->due, &due, 0);
+}
+
+bool supply_lock(const struct supply *supply, struct slot *slot, const unsigned char *key,
+	struct descriptor *lock)
+{
+	int64_t now = clock_steady(), since = 0;
+
+	if (store_lock(supply->store, key, lock)) {
+		atomic_store(&slot->barred, 0);
+		return true;
+	}
+	if (atomic_compare_exchange_strong(&slot->barred, &since, now) ||
+		now - since < BARRED_EXCHANGES * supply->config->timeout)
+		return false;
+	log_debug("%s: whoever is to ask does not; asking beside it", slot->label);
+	return true;
 }
 
 void supply_postpone(struct slot *slot)
@@ -506,6 +524,7 @@ static enum cache_result take_good(const struct supply *supply, struct slot *slo
 
 	if (result != CACHE_DONE)
 		return result;
+	atomic_store(&slot->barred, 0);
 	due = freshness_due(
 		due, fresh_until, obtained, judgement->usable_until * 1000, supply_draw());
 	atomic_store(&slot->failures, 0);
@@ -529,6 +548,7 @@ static enum cache_result take_revoked(const struct supply *supply, struct slot *
 
 	if (result != CACHE_DONE)
 		return result;
+	atomic_store(&slot->barred, 0);
 	if (due < now + SCHEDULE_LEAST)
 		due = now + SCHEDULE_LEAST;
 	atomic_store(&slot->failures, 0);

@@ -143,6 +143,14 @@ void supply_outage(const struct supply *supply, struct slot *slot, const char *r
 /* Makes the slot due if it cannot be that it is not: the wall clock was set back. */
 void supply_mend(const struct supply *supply, struct slot *slot);
 
+/*
+ * The right to ask, among all processes that share the store: store_lock, with key the slot's or
+ * its issuer's. False if another process has it; but who has it for three times as long as an
+ * exchange may take has been stopped, and is not waited for.
+ */
+bool supply_lock(const struct supply *supply, struct slot *slot, const unsigned char *key,
+	struct descriptor *lock);
+
 /* Another process is asking: look again soon. */
 void supply_postpone(struct slot *slot);
 

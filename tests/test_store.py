@@ -127,6 +127,25 @@ def test_a_process_that_dies_while_it_asks_does_not_keep_others_from_asking(
     assert handshake(server.port).stapled
 
 
+def test_a_process_that_is_stopped_while_it_asks_does_not_keep_others_from_asking(
+    s_server, issue, responder, stored
+):
+    stored["OCSPRELOAD_TIMEOUT"] = "1s"
+    leaf = issue(behaviour=r.hanging())
+    stopped = s_server(leaf, environment=stored)
+    wait_until(lambda: responder.count(leaf) == 1)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        responder.answer(leaf, r.good(validity=8))
+        server = s_server(leaf, environment=stored)
+        first = wait_until(lambda: handshake(server.port).staple, what=server.log)
+        # Again when it is time to, without a moment that lacks a staple.
+        wait_until(lambda: handshake(server.port).staple != first, what=server.log)
+        assert handshake(server.port).stapled
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+
+
 def test_what_is_stored_is_the_response_as_openssl_reads_it(warm, store):
     command = ["openssl", "ocsp", "-respin", file_of(store), "-issuer", warm.authority.file]
     command += ["-cert", warm.certificate_file, "-CAfile", warm.authority.root.file, "-no_nonce"]
