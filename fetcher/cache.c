@@ -31,7 +31,11 @@ enum {
 	/* For how long a sign of somebody counts where no response is held. */
 	COMMON_LIFE = 3600 * 1000,
 	LONGEST_LIFE = 366 * 24 * 3600, /* seconds; longer ones exist on paper only */
-	ENDS_INTERVAL = 1, /* seconds between two looks whether a standby is still wanted */
+	LOOK_INTERVAL = 1, /* seconds between two looks of a standby at what the lock cannot tell */
+	/* Nobody holds add for longer than a copy takes, but who is stopped in the middle of it. */
+	ADD_PATIENCE = 1, /* second */
+	/* Milliseconds after which a leader that has not come back from its sleep is stopped. */
+	SILENCE = 5000,
 };
 
 /* At which alone a revocation may be read, lest anybody who is slow take it for a staple. */
@@ -59,6 +63,7 @@ struct cache {
 
 	pthread_mutex_t leader;
 	pthread_mutex_t standby[CACHE_STANDBYS];
+	_Atomic int64_t leader_back; /* steady clock: when it was to be at work at the latest */
 
 	/* Everything below is written under add, in an order that a dead writer cannot spoil. */
 	pthread_mutex_t add;
@@ -95,14 +100,20 @@ static bool mutex_taken(pthread_mutex_t *mutex, int result)
 	return result == 0;
 }
 
-static bool mutex_lock(pthread_mutex_t *mutex)
-{
-	return mutex_taken(mutex, pthread_mutex_lock(mutex));
-}
-
 static bool mutex_trylock(pthread_mutex_t *mutex)
 {
 	return mutex_taken(mutex, pthread_mutex_trylock(mutex));
+}
+
+/* Within so many seconds. EOWNERDEAD is as good as 0; ETIMEDOUT. */
+static int mutex_lock_within(pthread_mutex_t *mutex, int seconds)
+{
+	struct timespec until;
+
+	/* The one clock that every libc has for this. */
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += seconds;
+	return pthread_mutex_timedlock(mutex, &until);
 }
 
 /*
@@ -111,18 +122,19 @@ static bool mutex_trylock(pthread_mutex_t *mutex)
  */
 static bool mutex_lock_unless(pthread_mutex_t *mutex, bool (*ends)(void))
 {
-	struct timespec until;
 	int result;
 
 	do {
 		if (ends && ends())
 			return false;
-		/* The one clock that every libc has for this. */
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += ENDS_INTERVAL;
-		result = pthread_mutex_timedlock(mutex, &until);
+		result = mutex_lock_within(mutex, LOOK_INTERVAL);
 	} while (result == ETIMEDOUT);
 	return mutex_taken(mutex, result);
+}
+
+static bool add_lock(struct cache *cache)
+{
+	return mutex_taken(&cache->add, mutex_lock_within(&cache->add, ADD_PATIENCE));
 }
 
 /* Not FUTEX_PRIVATE: the other side may be another process. */
@@ -503,7 +515,7 @@ struct slot *cache_add(struct cache *cache, const struct certificate *certificat
 	struct slot *slot = cache_find(cache, certificate->key);
 	bool is_new = false;
 
-	if (!slot && mutex_lock(&cache->add)) {
+	if (!slot && add_lock(cache)) {
 		slot = cache_find(cache, certificate->key);
 		is_new = !slot;
 		if (is_new)
@@ -544,7 +556,7 @@ void cache_claim(struct cache *cache, struct slot *slot, int64_t now)
 	pid_t nobody = 0;
 
 	atomic_compare_exchange_strong(&slot->witness, &nobody, getpid());
-	if (atomic_load(&slot->due) != SLOT_NEVER || !mutex_lock(&cache->add))
+	if (atomic_load(&slot->due) != SLOT_NEVER || !add_lock(cache))
 		return;
 	revive(slot, now);
 	pthread_mutex_unlock(&cache->add);
@@ -603,7 +615,7 @@ const struct issuer_entry *cache_keep_issuer(
 {
 	const struct issuer_entry *entry = issuer_find_entry(cache, certificate->key);
 
-	if (entry || !mutex_lock(&cache->add))
+	if (entry || !add_lock(cache))
 		return entry;
 	entry = issuer_find_entry(cache, certificate->key);
 	if (!entry)
@@ -818,7 +830,7 @@ enum cache_result cache_publish(struct cache *cache, struct slot *slot, struct b
 {
 	enum cache_result result = CACHE_OLDER;
 
-	if (response.size == 0 || response.size > CACHE_RESPONSE_LIMIT || !mutex_lock(&cache->add))
+	if (response.size == 0 || response.size > CACHE_RESPONSE_LIMIT || !add_lock(cache))
 		return CACHE_FULL;
 	if (!is_older(slot, this_update, now))
 		result = publish(cache, slot, response, this_update, usable_until);
@@ -850,7 +862,7 @@ enum cache_result cache_revoke(struct cache *cache, struct slot *slot, struct by
 {
 	bool older;
 
-	if (!mutex_lock(&cache->add))
+	if (!add_lock(cache))
 		return CACHE_FULL;
 	older = is_older(slot, this_update, now);
 	if (!older)
@@ -890,10 +902,35 @@ void cache_await(struct cache *cache, const struct slot *slot, int64_t deadline)
 	}
 }
 
+/* The calling thread's. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) enum cache_rank rank;
+
+static void promise(struct cache *cache, int timeout)
+{
+	if (rank == CACHE_LEADER)
+		atomic_store(&cache->leader_back, clock_steady() + timeout);
+}
+
+void cache_beat(struct cache *cache)
+{
+	/* Somebody stands in for it, and may sleep. */
+	bool was_silent = rank == CACHE_LEADER && cache_is_silent(cache);
+
+	promise(cache, 0);
+	if (was_silent)
+		cache_wake(cache);
+}
+
+bool cache_is_silent(const struct cache *cache)
+{
+	return clock_steady() > atomic_load(&cache->leader_back) + SILENCE;
+}
+
 bool cache_sleep(struct cache *cache, int timeout)
 {
 	uint32_t seen = cache->news_seen;
 
+	promise(cache, timeout);
 	futex_wait(&cache->news, seen, timeout);
 	cache->news_seen = atomic_load(&cache->news);
 	return cache->news_seen != seen;
@@ -923,8 +960,8 @@ int cache_stand_by(struct cache *cache)
 	return -1;
 }
 
-/* From place to place: who holds one waits for the one before it, the first for the leader's. */
-bool cache_lead(struct cache *cache, int place, bool (*ends)(void))
+/* From place to place: who holds one waits for the one before it. */
+static bool move_up(struct cache *cache, int place, bool (*ends)(void))
 {
 	bool moves = true;
 
@@ -932,16 +969,44 @@ bool cache_lead(struct cache *cache, int place, bool (*ends)(void))
 		moves = mutex_lock_unless(&cache->standby[place - 1], ends);
 		pthread_mutex_unlock(&cache->standby[place]);
 	}
-	if (!moves)
-		return false;
-	moves = mutex_lock_unless(&cache->leader, ends);
-	pthread_mutex_unlock(&cache->standby[0]);
 	return moves;
+}
+
+/* Holding the first standby's place, which only a deputy keeps. */
+static enum cache_rank succeed(struct cache *cache, bool (*ends)(void))
+{
+	int result;
+
+	do {
+		if (ends && ends())
+			return CACHE_NOBODY;
+		result = mutex_lock_within(&cache->leader, LOOK_INTERVAL);
+	} while (result == ETIMEDOUT && !cache_is_silent(cache));
+	if (result == ETIMEDOUT)
+		return CACHE_DEPUTY;
+	return mutex_taken(&cache->leader, result) ? CACHE_LEADER : CACHE_NOBODY;
+}
+
+enum cache_rank cache_lead(struct cache *cache, int place, bool (*ends)(void))
+{
+	rank = CACHE_NOBODY;
+	if (!move_up(cache, place, ends))
+		return rank;
+	rank = succeed(cache, ends);
+	/* Before the next standby can see for how long nobody has led. */
+	promise(cache, 0);
+	if (rank != CACHE_DEPUTY)
+		pthread_mutex_unlock(&cache->standby[0]);
+	return rank;
 }
 
 void cache_resign(struct cache *cache)
 {
-	pthread_mutex_unlock(&cache->leader);
+	if (rank == CACHE_LEADER)
+		pthread_mutex_unlock(&cache->leader);
+	if (rank == CACHE_DEPUTY)
+		pthread_mutex_unlock(&cache->standby[0]);
+	rank = CACHE_NOBODY;
 }
 
 /* A lock that is free or a dead owner's is taken for an instant: nobody else can tell the kernel.

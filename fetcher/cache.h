@@ -275,12 +275,27 @@ int cache_stand_by(struct cache *cache);
 
 /*
  * The standby then sleeps until those before it are gone, and leads until its thread ends or
- * resigns. It gives its place back, and false is returned, within a second of the moment from which
- * on ends says true; NULL never does.
+ * resigns. Within a second of the moment from which on ends says true (NULL never does), it gives
+ * its place back and is nobody.
+ *
+ * A leader that has not come back from its sleep for seconds was stopped (SIGSTOP, a debugger, a
+ * frozen cgroup), and the kernel hands nothing on. Then the first standby is its deputy: it keeps
+ * its place, does what a leader does for as long as cache_is_silent, and calls this again with
+ * place 0.
  */
-bool cache_lead(struct cache *cache, int place, bool (*ends)(void));
+enum cache_rank { CACHE_NOBODY, CACHE_LEADER, CACHE_DEPUTY };
+enum cache_rank cache_lead(struct cache *cache, int place, bool (*ends)(void));
 
-/* The leader leads no longer; only for its thread, which must not touch the cache any more. */
+/* The leader is at work; to be called between two pieces of it. From others it means nothing. */
+void cache_beat(struct cache *cache);
+
+/* True if the leader has not come back. Any thread. */
+bool cache_is_silent(const struct cache *cache);
+
+/*
+ * The leader leads no longer, or its deputy gives its place back; only for its thread, which must
+ * not touch the cache any more. For others it does nothing.
+ */
 void cache_resign(struct cache *cache);
 
 /* True if a leader lives, or is about to. */

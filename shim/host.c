@@ -203,6 +203,7 @@ static void enter_gate(void)
 		pthread_mutex_unlock(&gate);
 		rest_for_ever();
 	}
+	cache_beat(atomic_load(&cache));
 	privileges_follow();
 }
 
@@ -216,10 +217,28 @@ static bool thread_ends(void)
 	return atomic_load(&thread_unwanted) > 0;
 }
 
+static bool deputy_ends(void)
+{
+	return thread_ends() || !cache_is_silent(atomic_load(&cache));
+}
+
+static void fetch_as(enum cache_rank rank)
+{
+	struct gate loop_gate = {
+		enter_gate, leave_gate, rank == CACHE_LEADER ? thread_ends : deputy_ends};
+
+	thread_supply = host_supply(atomic_load(&thread_crypto));
+	enter_gate();
+	loop_run(&thread_supply, &loop_gate);
+	/* At the thread's end libcrypto would do it by itself, with the gate open. */
+	thread_supply.crypto->OPENSSL_thread_stop();
+	leave_gate();
+}
+
 static void *run_thread(void *argument)
 {
-	static const struct gate loop_gate = {enter_gate, leave_gate, thread_ends};
 	struct cache *shared = atomic_load(&cache);
+	enum cache_rank rank = CACHE_NOBODY;
 	int place = cache_stand_by(shared);
 
 	atomic_store(&thread_id, (pid_t)syscall(SYS_gettid));
@@ -227,15 +246,15 @@ static void *run_thread(void *argument)
 	privileges_give_up();
 	/* The place is taken by now: a child forked next does not try to take it too. */
 	sem_post(argument);
-	if (place >= 0 && cache_lead(shared, place, thread_ends)) {
-		thread_supply = host_supply(atomic_load(&thread_crypto));
-		enter_gate();
-		loop_run(&thread_supply, &loop_gate);
-		/* At the thread's end libcrypto would do it by itself, with the gate open. */
-		thread_supply.crypto->OPENSSL_thread_stop();
-		leave_gate();
-		cache_resign(shared);
+	if (place >= 0)
+		rank = cache_lead(shared, place, thread_ends);
+	while (rank == CACHE_DEPUTY) {
+		fetch_as(rank);
+		rank = cache_lead(shared, 0, thread_ends);
 	}
+	if (rank == CACHE_LEADER)
+		fetch_as(rank);
+	cache_resign(shared);
 	atomic_store(&thread_lives, false);
 	return NULL;
 }

@@ -294,13 +294,50 @@ def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, is
         assert handshake(server.port).stapled, server.log()
 
 
+def staples_until(server, responder, leaf, count):
+    """That it was asked so often."""
+
+    def is_asked():
+        assert handshake(server.port).stapled, server.log()
+        return responder.count(leaf) >= count
+
+    wait_until(is_asked, what=server.log)
+
+
+# Root's, which the workers may read, and not even enter.
+@pytest.mark.parametrize("mode", [None, 0o755, 0o700])
 @pytest.mark.usefixtures("adopting")
-def test_workers_whose_master_was_killed_staple_and_refresh(nginx, issue, responder):
+def test_workers_whose_master_was_killed_staple_over_one_refresh_after_the_other(
+    nginx, issue, responder, public, mode
+):
     leaf = issue(behaviour=r.soon_due())
-    server = nginx(leaf)
+    store = public / "store"
+    if mode:
+        store.mkdir()
+        store.chmod(mode)
+    server = nginx(leaf, environment={"OCSPRELOAD_STORE": str(store) if mode else "off"})
     wait_until(server.workers)
     os.kill(server.pid, signal.SIGKILL)
-    before = responder.count(leaf)
-    wait_until(lambda: responder.count(leaf) > before + 1, what=server.log)
-    for _ in range(5):
-        assert handshake(server.port).stapled
+    before, kept = responder.count(leaf), set(store.glob("*.der"))
+    stamps = [file.stat().st_mtime_ns for file in kept]
+    staples_until(server, responder, leaf, before + 3)
+    # By one of them for both, in memory.
+    assert set(store.glob("*.der")) == kept
+    assert [file.stat().st_mtime_ns for file in kept] == stamps
+    assert not server.shim_lines("warning", "error")
+
+
+def test_a_leader_that_is_stopped_costs_nobody_a_staple(nginx, issue, responder, public):
+    leaf = issue(behaviour=r.good(validity=18))
+    # Where there is a store, the leader is never away for long: so this takes no minute.
+    server = nginx(leaf, environment={"OCSPRELOAD_STORE": str(public)})
+    wait_until(lambda: server.threads().count("ocspreload") == 3, what=server.log)
+    # The master: it serves nobody, and those who do stand by.
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        staples_until(server, responder, leaf, 2)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    # It leads again.
+    staples_until(server, responder, leaf, 3)
+    assert not server.shim_lines("warning", "error")

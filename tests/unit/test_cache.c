@@ -562,12 +562,14 @@ static pid_t start_candidate(struct cache *cache, int fd)
 		_exit(0);
 	}
 	say(fd, 's');
-	if (!cache_lead(cache, place, NULL))
+	if (cache_lead(cache, place, NULL) != CACHE_LEADER)
 		_exit(1);
 	atomic_store(leading, getpid());
 	say(fd, 'L');
-	for (;;)
-		pause();
+	for (;;) {
+		cache_beat(cache);
+		usleep(1000);
+	}
 }
 
 /* While the standbys move up, both places are held for an instant. */
@@ -646,7 +648,9 @@ static bool say_whether_over(void)
 
 static void *run_standby(void *cache)
 {
-	return cache_lead(cache, cache_stand_by(cache), say_whether_over) ? cache : NULL;
+	int place = cache_stand_by(cache);
+
+	return cache_lead(cache, place, say_whether_over) == CACHE_LEADER ? cache : NULL;
 }
 
 static void test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to(void)
@@ -655,7 +659,7 @@ static void test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to
 	pthread_t standbys[CACHE_STANDBYS], heir;
 	void *led;
 
-	CHECK(cache_lead(cache, cache_stand_by(cache), NULL));
+	CHECK_EQ(cache_lead(cache, cache_stand_by(cache), NULL), CACHE_LEADER);
 	for (int i = 0; i < CACHE_STANDBYS; i++)
 		CHECK_EQ(pthread_create(&standbys[i], NULL, run_standby, cache), 0);
 	while (cache_wants_standby(cache))
@@ -678,7 +682,9 @@ static void test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to
 
 static void *run_short_lived_leader(void *cache)
 {
-	return cache_lead(cache, cache_stand_by(cache), NULL) ? cache : NULL;
+	int place = cache_stand_by(cache);
+
+	return cache_lead(cache, place, NULL) == CACHE_LEADER ? cache : NULL;
 }
 
 static void test_the_leader_leads_until_its_thread_ends(void)
@@ -693,6 +699,67 @@ static void test_the_leader_leads_until_its_thread_ends(void)
 		CHECK(led == cache);
 		CHECK(!cache_is_led(cache));
 	}
+	cache_destroy(cache);
+}
+
+static void test_a_leader_that_is_stopped_has_a_deputy_until_it_goes_on(void)
+{
+	struct cache *cache = make_cache();
+	int fd[2], place;
+	pid_t leader;
+
+	leading = mmap(
+		NULL, sizeof(*leading), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(leading != MAP_FAILED);
+	CHECK_EQ(pipe(fd), 0);
+	leader = start_candidate(cache, fd[1]);
+	CHECK_EQ(hear(fd[0], PATIENCE), 's');
+	CHECK_EQ(hear(fd[0], PATIENCE), 'L');
+	place = cache_stand_by(cache);
+	CHECK_EQ(place, 0);
+	CHECK(!cache_is_silent(cache));
+	kill(leader, SIGSTOP);
+	CHECK_EQ(cache_lead(cache, place, NULL), CACHE_DEPUTY);
+	/* What the deputy does is not the leader's doing. */
+	cache_sleep(cache, 1);
+	cache_beat(cache);
+	CHECK(cache_is_silent(cache));
+	kill(leader, SIGCONT);
+	while (cache_is_silent(cache))
+		cache_sleep(cache, PATIENCE);
+	/* The place was kept meanwhile. */
+	CHECK_EQ(cache_stand_by(cache), 1);
+	end_child(leader);
+	CHECK_EQ(cache_lead(cache, 0, NULL), CACHE_LEADER);
+	cache_resign(cache);
+	munmap((void *)leading, sizeof(*leading));
+	close(fd[0]);
+	close(fd[1]);
+	cache_destroy(cache);
+}
+
+static void test_nobody_waits_for_ever_for_one_who_is_stopped_while_he_writes(void)
+{
+	struct cache *cache = make_cache();
+	struct slot *slot = add_number(cache, 1);
+	struct bytes response = {(const unsigned char *)"response", 8};
+	enum cache_result result = CACHE_DONE;
+	pid_t writer = fork();
+
+	if (writer == 0)
+		for (;;)
+			cache_publish(cache, slot, response, 1, 2, 1);
+	for (unsigned tries = 0; tries < 200 && result == CACHE_DONE; tries++) {
+		usleep(1000);
+		kill(writer, SIGSTOP);
+		waitpid(writer, NULL, WUNTRACED);
+		result = cache_publish(cache, slot, response, 1, 2, 1);
+		kill(writer, SIGCONT);
+	}
+	/* One of those moments was in the middle. */
+	CHECK_EQ(result, CACHE_FULL);
+	end_child(writer);
+	CHECK_EQ(cache_publish(cache, slot, response, 1, 2, 1), CACHE_DONE);
 	cache_destroy(cache);
 }
 
@@ -1068,6 +1135,8 @@ int main(void)
 		test_who_is_killed_while_adding_locks_nobody_out();
 		test_the_standby_leads_when_the_leader_is_killed();
 		test_the_leader_leads_until_its_thread_ends();
+		test_a_leader_that_is_stopped_has_a_deputy_until_it_goes_on();
+		test_nobody_waits_for_ever_for_one_who_is_stopped_while_he_writes();
 		test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to();
 	} else {
 		puts("no robust mutexes (qemu-user?): what needs them is left out");
