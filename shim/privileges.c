@@ -25,6 +25,8 @@
 #define SYS_setresuid SYS_setresuid32
 #undef SYS_getresuid
 #define SYS_getresuid SYS_getresuid32
+#undef SYS_getresgid
+#define SYS_getresgid SYS_getresgid32
 #endif
 
 enum {
@@ -105,6 +107,11 @@ static bool has_root(const uint32_t users[3])
 	return users[0] == ROOT || users[1] == ROOT || users[2] == ROOT;
 }
 
+static bool may(const capabilities permitted, int capability)
+{
+	return permitted[capability / 32].permitted >> (capability % 32) & 1;
+}
+
 /*
  * By system calls of the thread's own: libc's change all threads. The groups first, which takes
  * rights that go with the user.
@@ -117,24 +124,37 @@ static void become(const struct identity *to)
 }
 
 /*
- * The main thread is root no more and this one is, with all of its capabilities: so that was not
- * libc's doing, which lets the one that calls it come last. Root without capabilities would still
- * be whom root's files belong to; and when the host calls libc's setuid next, this thread could not
- * follow, for which libc would abort the process.
+ * The main thread is somebody else for good: it was root and is so no more, or has given up the
+ * right to become whom it likes.
+ */
+static bool has_left(const uint32_t users[3], const uint32_t groups[3], const struct identity *main,
+	const capabilities leads)
+{
+	return (has_root(users) && !has_root(main->users)) ||
+	       (!may(leads, CAP_SETUID) && memcmp(users, main->users, sizeof(main->users)) != 0) ||
+	       (!may(leads, CAP_SETGID) && memcmp(groups, main->groups, sizeof(main->groups)) != 0);
+}
+
+/*
+ * The main thread has fewer capabilities, and may be somebody whom this one is not: so that was not
+ * libc's doing, which lets the one that calls it come last. To be root without capabilities would
+ * still be to be whom root's files belong to; and when the host calls libc's setuid next, this
+ * thread could not follow, for which libc would abort the process.
  *
  * The kernel forgets two things as soon as a thread changes its user: its capabilities, unless told
  * not to, and that the process (not the thread) may be looked at by its user.
  */
-static void follow_from_root(capabilities own)
+static void follow_identity(capabilities own, const capabilities leads)
 {
 	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
 	int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
 	int keeps = prctl(PR_GET_KEEPCAPS, 0, 0, 0, 0);
+	uint32_t users[3], groups[3];
 	struct identity main;
-	uint32_t users[3];
 
-	if (syscall(SYS_getresuid, &users[0], &users[1], &users[2]) != 0 || !has_root(users) ||
-		!read_identity(&main) || has_root(main.users))
+	if (syscall(SYS_getresuid, &users[0], &users[1], &users[2]) != 0 ||
+		syscall(SYS_getresgid, &groups[0], &groups[1], &groups[2]) != 0 ||
+		!read_identity(&main) || !has_left(users, groups, &main, leads))
 		return;
 	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
 		own[i].effective = own[i].permitted;
@@ -188,7 +208,7 @@ static void follow(void)
 	memcpy(before, own, sizeof(before));
 	if (!cut(own, leads))
 		goto out;
-	follow_from_root(before);
+	follow_identity(before, leads);
 	syscall(SYS_capset, &header, own);
 out:
 	unblock_libc(&blocked);
@@ -211,5 +231,6 @@ void privileges_give_up(void)
 	int saved = errno;
 
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	errno = saved;
 }

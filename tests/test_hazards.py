@@ -2,7 +2,9 @@
 """A process of the nastiest kind: it forks, exits and runs threads at the worst moments."""
 
 import random
+import shutil
 import subprocess
+import types
 
 import pytest
 import responder as answers
@@ -15,9 +17,9 @@ STORM = 200 if servers.SANITIZE else 1000
 EXITS = 60 if servers.SANITIZE else 300
 
 
-def run_host(shim, leaf, *arguments, timeout=600, wrapper=(), **variables):
+def run_host(shim, leaf, *arguments, timeout=600, wrapper=(), host=HOST, **variables):
     environment = shim.environment(**variables) if shim else servers.PLAIN_ENVIRONMENT
-    command = [*wrapper, HOST, leaf.chain_file, leaf.key_file, *map(str, arguments)]
+    command = [*wrapper, host, leaf.chain_file, leaf.key_file, *map(str, arguments)]
     if shim:
         command = shim.command(command)
     return subprocess.run(
@@ -173,6 +175,61 @@ def test_the_thread_is_no_longer_root_when_the_host_is_not(
         *[[f"{capabilities:016x}"]] * 2,
     ]
     assert last == "dumpable 1, 1 stapled", ran.stderr
+
+
+# Who the host is at first (setpriv's words), what it does, and whether its thread is then to be whom
+# it is itself.
+NOT_ROOT = ["--reuid=4242", "--regid=4242", "--clear-groups"]
+SETS = ["--inh-caps=+{0}", "--ambient-caps=+{0}"]
+PRIVILEGES = {
+    "root drops some": ([], "some", True),
+    "root passes none on": (["--inh-caps=+chown"], "inherit", True),
+    "root has none in effect": ([], "effect", True),
+    "root becomes a user whom securebits leave some": ([], "securebits", True),
+    "a user with some of them drops others": ([*NOT_ROOT, *SETS, "chown,kill"], "some", True),
+    "a user clears the ambient ones": ([*NOT_ROOT, *SETS, "chown,kill"], "ambient", True),
+    # It may be anybody, and so may its thread.
+    "a user becomes another": ([*NOT_ROOT, *SETS, "setuid"], "user", False),
+    "a user becomes another for good": ([*NOT_ROOT, *SETS, "setuid"], "user for good", True),
+    "a user joins another group for good": ([*NOT_ROOT, *SETS, "setgid"], "group for good", True),
+}
+
+
+@needs_root
+@plain_build_only
+@pytest.mark.parametrize("case", PRIVILEGES)
+def test_the_thread_never_has_more_than_the_host(shim, issue, public, case):
+    words, change, is_same = PRIVILEGES[case]
+    if SETS[0] in words:
+        *words, names = words
+        names = names.replace(",", ",+")
+        words = [word.format(names) for word in words]
+    leaf = issue("localhost", behaviour=answers.soon_due())
+    files = {}
+    for file in ("chain_file", "key_file"):
+        files[file] = public / file
+        files[file].write_bytes(getattr(leaf, file).read_bytes())
+    host = public / "host"
+    shutil.copy(HOST, host)
+
+    ran = run_host(
+        shim,
+        types.SimpleNamespace(**files),
+        *("privileges", change, 3500),
+        host=host,
+        wrapper=["setpriv", *words],
+    )
+
+    *said, last = ran.stdout.splitlines()
+    assert last == "1 stapled" and len(said) == 12, ran.stdout + ran.stderr
+    main, thread = (dict(line.split(":") for line in lines) for lines in (said[:6], said[6:]))
+    for name in ("CapInh", "CapPrm", "CapAmb"):
+        mains, threads = (int(of[name], 16) for of in (main, thread))
+        assert threads & ~mains == 0, (name, ran.stdout)
+        # Nor less of what it works with.
+        assert name != "CapPrm" or threads == mains, ran.stdout
+    for name in ("Uid", "Gid", "Groups"):
+        assert not is_same or main[name] == thread[name], (name, ran.stdout)
 
 
 def alone(shim, leaf, what, who="single", times=1, rest=0, **variables):

@@ -21,6 +21,8 @@
  *    capability (keeping); after MS and some work of the shim's thread, who is each thread?
  *  - jail WHO DIR MS: shakes hands, enters DIR by chroot; after MS, shakes hands until one is
  *    stapled; as WHO (parent; child, of a process without OpenSSL; raw, by a system call)
+ *  - privileges WHAT MS: changes by system calls of its own what it may do (see privilege_changes);
+ *    after MS, what may each thread?
  *  - alone WHAT WHO COUNT MS: does COUNT times what the kernel allows to one thread alone (unshare,
  *    syscall, memory, setns; fetching: memory, but in the middle of a fetch) or what it refuses two
  *    (company), as WHO (single, leader, standby), with a handshake before, one after each, and one
@@ -39,6 +41,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
@@ -527,6 +530,110 @@ static int run_jail(char **arguments)
 	_exit(0);
 }
 
+enum { ANOTHER = 4711 };
+
+/* Of all of its capabilities, what is in these masks is left. */
+static bool keep_capabilities(uint64_t effective, uint64_t permitted, uint64_t inheritable)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &header, data) != 0)
+		return false;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		data[i].effective = data[i].permitted & (uint32_t)(effective >> 32 * i);
+		data[i].permitted &= (uint32_t)(permitted >> 32 * i);
+		data[i].inheritable &= (uint32_t)(inheritable >> 32 * i);
+	}
+	return syscall(SYS_capset, &header, data) == 0;
+}
+
+static bool keep_some(void)
+{
+	const uint64_t some = 1 << CAP_NET_BIND_SERVICE | 1 << CAP_CHOWN;
+
+	return keep_capabilities(some, some, 0);
+}
+
+static bool keep_to_inherit_none(void)
+{
+	return keep_capabilities(UINT64_MAX, UINT64_MAX, 0);
+}
+
+static bool keep_none_in_effect(void)
+{
+	return keep_capabilities(0, UINT64_MAX, UINT64_MAX);
+}
+
+static bool clear_ambient(void)
+{
+	return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == 0;
+}
+
+static bool become_another_user(void)
+{
+	return syscall(SYS_setresuid, ANOTHER, ANOTHER, ANOTHER) == 0;
+}
+
+static bool become_another_user_for_good(void)
+{
+	return become_another_user() && keep_capabilities(0, 0, 0);
+}
+
+static bool become_another_group_for_good(void)
+{
+	return syscall(SYS_setresgid, ANOTHER, ANOTHER, ANOTHER) == 0 && keep_capabilities(0, 0, 0);
+}
+
+/* Then the kernel leaves a user who was root what root may. */
+static bool become_another_user_with_securebits(void)
+{
+	const unsigned long bits = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
+				   SECBIT_NO_SETUID_FIXUP_LOCKED;
+
+	return prctl(PR_SET_SECUREBITS, bits, 0, 0, 0) == 0 && become_another_user() && keep_some();
+}
+
+static const struct {
+	const char *name;
+	bool (*change)(void);
+} privilege_changes[] = {
+	{"some", keep_some},
+	{"inherit", keep_to_inherit_none},
+	{"effect", keep_none_in_effect},
+	{"ambient", clear_ambient},
+	{"user", become_another_user},
+	{"user for good", become_another_user_for_good},
+	{"group for good", become_another_group_for_good},
+	{"securebits", become_another_user_with_securebits},
+};
+
+static int run_privileges(char **arguments)
+{
+	static const char *const names[] = {
+		"Uid:", "Gid:", "Groups:", "CapInh:", "CapPrm:", "CapAmb:", NULL};
+	unsigned pause_ms = parse_number(arguments[1]);
+	SSL_CTX *ctx = make_server();
+	bool changed = false;
+
+	usleep(pause_ms * 1000);
+	for (size_t i = 0; i < sizeof(privilege_changes) / sizeof(*privilege_changes); i++)
+		if (strcmp(privilege_changes[i].name, arguments[0]) == 0)
+			changed = privilege_changes[i].change();
+	if (!changed)
+		fail("cannot change what it may do");
+	usleep(pause_ms * 1000);
+	print_threads(names);
+	fflush(stdout);
+	/* By libc, in all threads: it ends the process if one of them cannot. */
+	if (setresgid(getgid(), getgid(), getgid()) != 0 ||
+		setresuid(getuid(), getuid(), getuid()) != 0)
+		fail("cannot stay who it is");
+	printf("%d stapled\n", shake_hands(ctx) > 0);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
 /* A process that holds its place among those that share the cache, and ends with its parent. */
 static pid_t make_other(void)
 {
@@ -949,6 +1056,7 @@ static const struct {
 	{"capset", 1, run_capset},
 	{"setuid", 2, run_setuid},
 	{"jail", 3, run_jail},
+	{"privileges", 2, run_privileges},
 	{"alone", 4, run_alone},
 	{"bequeath", 1, run_bequeath},
 	{"reload", 2, run_reload},
