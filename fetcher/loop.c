@@ -9,9 +9,11 @@
 #include "ocsp.h"
 #include "resolve.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
 	FETCHES = RESPONDERS_PLACES,
@@ -327,13 +329,39 @@ static void begin_due(struct loop *loop)
 	}
 }
 
-/* poll(2) with the gate open. */
+/* Once: a sandbox stays as it is. */
+static void report_poll(int error)
+{
+	static bool reported;
+
+	if (!reported && (error == EPERM || error == EACCES || error == ENOSYS))
+		log_warning(
+			"nothing is fetched in this process: its sandbox refuses poll and "
+			"ppoll (%s); allow one, or let an agent (ocspctl agent) fetch",
+			strerror(error));
+	reported = true;
+}
+
+/* poll(2), or what a sandbox knows instead. */
+static void poll_as_allowed(struct pollfd *fds, size_t count, int timeout)
+{
+	const struct timespec time = {timeout / 1000, timeout % 1000 * 1000000L};
+	static const struct timespec moment = {0, 1000000};
+
+	if (poll(fds, count, timeout) >= 0 || errno == EINTR)
+		return;
+	if (ppoll(fds, count, &time, NULL) >= 0 || errno == EINTR)
+		return;
+	report_poll(errno);
+	/* Never to be a busy loop: what came is seen by the steps that follow anyway. */
+	nanosleep(timeout > 0 ? &time : &moment, NULL);
+}
+
+/* With the gate open. */
 static void poll_outside(struct loop *loop, struct pollfd *fds, size_t count, int timeout)
 {
 	loop->gate->leave();
-	if (poll(fds, count, timeout) < 0)
-		/* Never to be a busy loop: what came is seen by the steps that follow anyway. */
-		poll(NULL, 0, timeout < 1 ? 1 : timeout);
+	poll_as_allowed(fds, count, timeout);
 	loop->gate->enter();
 }
 

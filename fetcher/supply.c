@@ -569,6 +569,22 @@ static enum cache_result take(const struct supply *supply, struct slot *slot,
 	return take_good(supply, slot, judgement, response, obtained, origin, fresh_until);
 }
 
+/* Once: with each response it would be the same. */
+static void report_not_kept(const struct supply *supply, const struct slot *slot, int error)
+{
+	static _Atomic int reported;
+	/* That is as a host wants it that has dropped its rights or is in a chroot. */
+	bool is_wanted = error == EACCES || error == EPERM || error == EROFS || error == ENOENT;
+
+	if (atomic_exchange(&reported, error) == error)
+		return;
+	log_write(is_wanted ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING,
+		"%s: responses are not kept in %s any more: %s; a restart will depend on the "
+		"responder, unless OCSPRELOAD_STORE names a directory that this process can write "
+		"to, or an agent (ocspctl agent) runs",
+		slot->label, supply->store->directory[0], strerror(error));
+}
+
 void supply_answer(const struct supply *supply, struct slot *slot,
 	const struct judgement *judgement, struct bytes response, const char *responder,
 	int64_t fresh_until)
@@ -584,7 +600,7 @@ void supply_answer(const struct supply *supply, struct slot *slot,
 	else if (store_write(supply->store, slot->key, response))
 		atomic_store(&slot->stamp, store_look(supply->store, slot->key));
 	else if (supply->store->writable)
-		log_info("%s: the response is not kept on disk: %s", slot->label, strerror(errno));
+		report_not_kept(supply, slot, errno);
 }
 
 void supply_unchanged(

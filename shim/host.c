@@ -677,6 +677,16 @@ struct supply host_supply(const struct libcrypto *crypto)
 		crypto, atomic_load(&cache), &config, &store, &ready, registry_is_loaded};
 }
 
+static void open_store(void)
+{
+	store_open(&store, &config);
+	if (config.use_store && !config.store && !store.writable)
+		log_info(
+			"there is no directory that this process can write responses to: a "
+			"restart depends on the responder, unless OCSPRELOAD_STORE names one or "
+			"an agent (ocspctl agent) runs");
+}
+
 struct cache *host_cache(void)
 {
 	struct cache *made = atomic_load(&cache);
@@ -689,7 +699,7 @@ struct cache *host_cache(void)
 	if (!made && !refused) {
 		made = cache_create();
 		if (made) {
-			store_open(&store, &config);
+			open_store();
 			ready_open(&ready, config.responses);
 			atomic_store(&own_pid, getpid());
 			atomic_store(&cache, made);

@@ -4,6 +4,7 @@
 import types
 
 import pytest
+import responder as r
 from client import handshake
 from conftest import needs_root, plain_build_only
 from test_hazards import run_host
@@ -77,3 +78,91 @@ def test_a_host_that_may_write_no_files_is_not_killed_for_those_of_the_shim(
     assert log.stat().st_size <= most
     # Nor is what was begun and could not be finished left lying about.
     assert {file.name for file in set(store.iterdir()) - before} <= {"lock"}
+
+
+LIMITS = ["memlock=0", "stack=131072", "stack=unlimited", "core=0", "data=30000000", "sigpending=0"]
+
+
+@plain_build_only
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_is_none_for_the_shim_costs_nothing(shim, issue, responder, limit):
+    leaf = issue("localhost", behaviour=r.good(validity=4))
+    wrapper = ["prlimit", f"--{limit}"]
+    ran = run_host(shim, leaf, "life", "spawn", 5000, wrapper=wrapper, OCSPRELOAD_LOG_LEVEL="info")
+    assert ran.stdout == "1 stapled\n", ran.stderr
+    assert responder.count(leaf) >= 2
+    assert "warning" not in ran.stderr and "error" not in ran.stderr
+
+
+# What a sandbox refuses; is it stapled all the same, and what is said, and how often?
+REFUSED = {
+    "sleep": (1, None),
+    "random": (1, None),
+    "file locks": (1, None),
+    "privileges": (1, None),
+    "limits": (1, None),
+    "signals": (1, None),
+    "files": (1, None),
+    "threads": (0, "no thread can be started in this process (Operation not permitted)"),
+    "poll": (0, "its sandbox refuses poll and ppoll (Operation not permitted); allow one"),
+    "sockets": (0, "Operation not permitted; nothing to staple; trying again"),
+    "connections": (0, "Operation not permitted; nothing to staple; trying again"),
+    "stat": (0, "Operation not permitted; nothing to staple; trying again"),
+}
+REST = 5000
+
+
+@plain_build_only
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_sandbox_refuses_neither_harms_the_host_nor_keeps_a_processor_busy(
+    shim, issue, stored, tmp_path, what
+):
+    leaf = issue(behaviour=r.good(validity=4))
+    log = tmp_path / "log"
+    stored.update(OCSPRELOAD_LOG=str(log), OCSPRELOAD_LOG_LEVEL="warning")
+
+    ran = run_host(shim, leaf, "refused", what, REST, **stored)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    stapled, busy = (int(word) for word in ran.stdout.split() if word.isdigit())
+    expected, words = REFUSED[what]
+    said = log.read_text() if log.exists() else ""
+    assert stapled == expected, said
+    assert busy < REST / 2
+    if words:
+        assert words in said
+    # Else each attempt, of which there are fewer and fewer.
+    if words and "trying again" not in words:
+        assert said.count("\n") == 1, said
+
+
+@needs_root
+def test_a_full_disk_is_said_once_and_costs_no_staple(s_server, issue, responder, store, stored):
+    leaf = issue(behaviour=r.good(validity=4))
+    fill = f"mount -t tmpfs -o size=8192,mode=755 none {store}; head -c 99999 /dev/zero >{store}/x"
+    server = s_server(
+        leaf,
+        environment=stored,
+        wrapper=["unshare", "--mount", "sh", "-c", f'{fill}; exec "$@"', "sh"],
+    )
+    while responder.count(leaf) < 4:
+        assert handshake(server.port).stapled
+    (line,) = server.shim_lines("warning")
+    assert f"responses are not kept in {store} any more: No space left on device" in line
+    assert "OCSPRELOAD_STORE" in line
+
+
+@needs_root
+def test_a_root_that_is_read_only_is_said_once_and_costs_no_staple(s_server, issue, responder):
+    leaf = issue(behaviour=r.good(validity=4))
+    server = s_server(
+        leaf,
+        environment={"OCSPRELOAD_STORE": None, "OCSPRELOAD_LOG_LEVEL": "info", "HOME": "/nowhere"},
+        wrapper=["unshare", "--mount", "sh", "-c", 'mount --bind -o ro / / && exec chroot / "$@"']
+        + ["sh"],
+    )
+    while responder.count(leaf) < 4:
+        assert handshake(server.port).stapled
+    lines = [line for line in server.shim_lines() if "OCSPRELOAD_STORE" in line]
+    assert len(lines) == 1 and "no directory" in lines[0], server.log()
+    assert not server.shim_lines("warning", "error")

@@ -2,6 +2,7 @@
 """Responses on disk: restarts, strangers, and processes that know nothing of each other."""
 
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -290,6 +291,54 @@ def test_a_host_that_must_not_fetch_serves_what_others_store(
     # And rereads it when it is replaced.
     wait_until(lambda: handshake(silent.port).staple not in (first, None))
     assert "ocspreload" not in silent.threads()
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_directory(path):
+    (path / "full").mkdir(parents=True)
+
+
+def make_link(path):
+    path.symlink_to("/etc/passwd")
+
+
+def make_garbage(path):
+    path.write_bytes(b"\x30" * 5000)
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_directory, make_link, make_garbage])
+def test_what_is_put_in_the_place_of_its_files_meanwhile_costs_no_staple(
+    s_server, issue, responder, store, stored, make
+):
+    leaf = issue(behaviour=r.good(validity=4))
+    server = s_server(leaf, environment=stored)
+    wait_until(lambda: handshake(server.port).stapled and list(store.glob("*.der")))
+    before = pathlib.Path("/etc/passwd").read_bytes()
+    for path in [*store.glob("*.der"), store / "lock"]:
+        path.unlink()
+        make(path)
+    while responder.count(leaf) < 4:
+        assert handshake(server.port).stapled, server.log()
+    assert pathlib.Path("/etc/passwd").read_bytes() == before
+    # Nor does it keep another from the first.
+    assert handshake(s_server(leaf, environment=stored).port).stapled
+
+
+def test_a_store_that_is_removed_meanwhile_costs_no_staple(
+    s_server, issue, responder, store, stored
+):
+    leaf = issue(behaviour=r.good(validity=4))
+    server = s_server(leaf, environment=stored)
+    wait_until(lambda: handshake(server.port).stapled and list(store.glob("*.der")))
+    shutil.rmtree(store)
+    while responder.count(leaf) < 3:
+        assert handshake(server.port).stapled, server.log()
+    # It is used again as soon as it is back.
+    store.mkdir(mode=0o755)
+    wait_until(lambda: handshake(server.port).stapled and list(store.glob("*.der")))
 
 
 def test_what_is_long_dead_is_removed(s_server, issue, store, stored):

@@ -27,6 +27,9 @@
  *    syscall, memory, setns; fetching: memory, but in the middle of a fetch) or what it refuses two
  *    (company), as WHO (single, leader, standby), with a handshake before, one after each, and one
  *    more after MS
+ *  - life WHAT MS: does what daemons do (see lives); is it stapled after MS?
+ *  - refused WHAT MS: loads where the kernel refuses system calls (see refusals), rests for MS,
+ *    shakes hands; how much of a processor did that take?
  *  - reload DIR COUNT: loads DIR/0.pem, DIR/1.pem, … in the place of each other, and shakes hands
  *    with each
  *  - swap FILE MS: loads FILE, takes the own chain in its place
@@ -41,18 +44,24 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <linux/securebits.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -757,6 +766,223 @@ static int run_alone(char **arguments)
 	return result;
 }
 
+enum { REFUSED_MOST = 4 };
+
+/* With EPERM, as sandboxes do. The end is -1. */
+static void refuse_calls(const long *numbers)
+{
+	struct sock_filter filter[2 * REFUSED_MOST + 2] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	struct sock_fprog program = {1, filter};
+
+	for (; *numbers != -1; numbers++) {
+		filter[program.len++] = (struct sock_filter)BPF_JUMP(
+			BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)*numbers, 0, 1);
+		filter[program.len++] =
+			(struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	}
+	filter[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+		fail("no filter");
+}
+
+static const struct {
+	const char *name;
+	long numbers[REFUSED_MOST];
+} refusals[] = {
+	{"threads", {SYS_clone, SYS_clone3, -1}},
+	{"sockets", {SYS_socket, -1}},
+	{"connections", {SYS_connect, -1}},
+	{"poll",
+		{
+#ifdef SYS_poll
+			SYS_poll,
+#endif
+			SYS_ppoll, -1}},
+	{"sleep", {SYS_nanosleep, SYS_clock_nanosleep, -1}},
+	{"random", {SYS_getrandom, -1}},
+	{"files", {SYS_openat, -1}},
+	{"file locks", {SYS_fcntl, -1}},
+	{"stat", {SYS_fstat, SYS_newfstatat, -1}},
+	{"privileges", {SYS_prctl, SYS_capget, SYS_capset, -1}},
+	{"limits", {SYS_prlimit64, -1}},
+	{"signals", {SYS_rt_sigprocmask, SYS_rt_sigtimedwait, SYS_rt_sigpending, -1}},
+};
+
+static STACK_OF(X509) * read_chain(void)
+{
+	STACK_OF(X509) *chain = sk_X509_new_null();
+	BIO *bio = BIO_new_file(chain_file, "r");
+	X509 *x;
+
+	while (chain && bio && (x = PEM_read_bio_X509(bio, NULL, NULL, NULL)))
+		sk_X509_push(chain, x);
+	if (sk_X509_num(chain) < 1)
+		fail("no certificate");
+	ERR_clear_error();
+	BIO_free(bio);
+	return chain;
+}
+
+static EVP_PKEY *read_key(void)
+{
+	BIO *bio = BIO_new_file(key_file, "r");
+	EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, NULL, NULL) : NULL;
+
+	if (!key)
+		fail("no key");
+	BIO_free(bio);
+	return key;
+}
+
+static void rest_milliseconds(unsigned milliseconds)
+{
+	uint32_t word = 0;
+	struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+
+	syscall(SYS_futex, &word, 0 /* FUTEX_WAIT */, 0, &time, NULL, 0);
+}
+
+static int run_refused(char **arguments)
+{
+	unsigned pause_ms = parse_number(arguments[1]);
+	struct rusage before, after;
+	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+	STACK_OF(X509) *chain = read_chain();
+	EVP_PKEY *key = read_key();
+	bool stapled;
+
+	/* The thread inherits what its host has; and what the host reads itself it has read. */
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(*refusals); i++)
+		if (strcmp(refusals[i].name, arguments[0]) == 0)
+			refuse_calls(refusals[i].numbers);
+	if (SSL_CTX_use_cert_and_key(ctx, sk_X509_value(chain, 0), key, chain, 1) != 1)
+		fail("cannot load the certificate");
+	getrusage(RUSAGE_SELF, &before);
+	rest_milliseconds(pause_ms);
+	getrusage(RUSAGE_SELF, &after);
+	stapled = shake_hands(ctx) > 0;
+	printf("%d stapled, %ld ms\n", stapled,
+		(after.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_utime.tv_sec -
+			before.ru_stime.tv_sec) *
+				1000 +
+			(after.ru_utime.tv_usec + after.ru_stime.tv_usec - before.ru_utime.tv_usec -
+				before.ru_stime.tv_usec) /
+				1000);
+	return 0;
+}
+
+enum { LIVES = 100 };
+
+static bool become_daemon_twice(void)
+{
+	return daemon(1, 1) == 0 && daemon(1, 1) == 0;
+}
+
+static bool ends_well(pid_t child)
+{
+	int status;
+
+	return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
+static pid_t make_by_vfork(void)
+{
+	pid_t child = vfork();
+
+	if (child == 0) {
+		execl("/bin/true", "true", NULL);
+		_exit(1);
+	}
+	return child;
+}
+
+static bool vfork_often(void)
+{
+	bool ok = true;
+
+	for (int i = 0; ok && i < LIVES; i++)
+		ok = ends_well(make_by_vfork());
+	return ok;
+}
+
+static bool spawn_often(void)
+{
+	char *const words[] = {"true", NULL};
+	bool ok = true;
+	pid_t child;
+
+	for (int i = 0; ok && i < LIVES; i++)
+		ok = posix_spawn(&child, "/bin/true", NULL, NULL, words, environ) == 0 &&
+		     ends_well(child);
+	return ok;
+}
+
+static bool close_range_often(void)
+{
+	for (int i = 0; i < LIVES; i++) {
+		if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+			return false;
+		usleep(20000);
+	}
+	return true;
+}
+
+/* Whatever loses its parent becomes a child of this process: nothing may that is not its own. */
+static bool adopt(void)
+{
+	int count = 0;
+	pid_t child;
+
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
+		return false;
+	child = fork();
+	if (child == 0) {
+		fork();
+		_exit(0);
+	}
+	while (wait(NULL) > 0)
+		count++;
+	return errno == ECHILD && count == 2;
+}
+
+static bool is_undumpable(void)
+{
+	bool ok = prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
+
+	usleep(3000000);
+	return ok && prctl(PR_GET_DUMPABLE) == 0;
+}
+
+static const struct {
+	const char *name;
+	bool (*live)(void);
+} lives[] = {
+	{"daemon", become_daemon_twice},
+	{"vfork", vfork_often},
+	{"spawn", spawn_often},
+	{"close_range", close_range_often},
+	{"subreaper", adopt},
+	{"undumpable", is_undumpable},
+};
+
+static int run_life(char **arguments)
+{
+	SSL_CTX *ctx = make_server();
+	bool ok = false;
+
+	for (size_t i = 0; i < sizeof(lives) / sizeof(*lives); i++)
+		if (strcmp(lives[i].name, arguments[0]) == 0)
+			ok = lives[i].live();
+	if (!ok)
+		fail("not as it should be");
+	usleep(parse_number(arguments[1]) * 1000);
+	printf("%d stapled\n", shake_hands(ctx) > 0);
+	SSL_CTX_free(ctx);
+	return 0;
+}
+
 static int run_bequeath(char **arguments)
 {
 	unsigned pause_ms = parse_number(arguments[0]);
@@ -1059,6 +1285,8 @@ static const struct {
 	{"privileges", 2, run_privileges},
 	{"alone", 4, run_alone},
 	{"bequeath", 1, run_bequeath},
+	{"life", 2, run_life},
+	{"refused", 2, run_refused},
 	{"reload", 2, run_reload},
 	{"swap", 2, run_swap},
 	{"complete", 2, run_complete},
