@@ -433,28 +433,95 @@ static void read_name(struct process *process)
 	buffer_free(&name);
 }
 
+/*
+ * What may keep the shim from fetching in a process that it is in.
+ */
+
+static bool is_filtered(const struct process *process)
+{
+	return strstr((const char *)process->status.data, "\nSeccomp:\t2");
+}
+
+/* The kernel does not count what root runs. */
+static bool may_have_no_thread(const struct process *process)
+{
+	static const char limit[] = "\nMax processes";
+	struct buffer limits = {0};
+	const char *line = NULL;
+	bool none;
+
+	if (!read_proc(process, "limits", &limits))
+		line = strstr((const char *)limits.data, limit);
+	none = line && strtoul(line + strlen(limit), NULL, 10) <= 1 &&
+	       line[strlen(limit) + strspn(line + strlen(limit), " ")] != 'u' &&
+	       !strstr((const char *)process->status.data, "\nUid:\t0\t");
+	buffer_free(&limits);
+	return none;
+}
+
+static bool is_in_chroot(const struct process *process)
+{
+	char link[64], root[2];
+
+	snprintf(link, sizeof(link), "/proc/%s/root", process->pid);
+	return readlink(link, root, sizeof(root)) > 1;
+}
+
+static const struct {
+	bool (*applies)(const struct process *process);
+	const char *text;
+} hindrances[] = {
+	{is_filtered, "a seccomp filter that may forbid it to fetch"},
+	{may_have_no_thread, "a limit (RLIMIT_NPROC) that forbids it a thread to fetch"},
+	{is_in_chroot, "a chroot, in which it may reach neither its store nor name servers"},
+};
+
+static bool describe_hindrances(const struct process *process, struct buffer *out)
+{
+	bool done = true;
+
+	for (size_t i = 0; done && i < sizeof(hindrances) / sizeof(*hindrances); i++)
+		if (hindrances[i].applies(process))
+			done = buffer_printf(out, ", and %s", hindrances[i].text);
+	if (done && out->size > 0)
+		done = buffer_printf(out,
+			": then another process of its service, or an agent "
+			"(ocspctl agent), has to");
+	return done;
+}
+
+static int print_well(const struct process *process)
+{
+	const struct flavour *flavour =
+		process->library.is_openssl ? &process->library : &process->inside;
+	const char *stranger = strangers[process->stranger].name;
+	struct buffer but = {0};
+
+	if (!describe_hindrances(process, &but)) {
+		buffer_free(&but);
+		return print_failure(process->pid, "memory ran out");
+	}
+	printf("ok: %s (%s): libocspreload.so is in it, and %s%s%s%s%.*s; ask about its "
+	       "certificates, too\n",
+		process->pid, process->name, flavour->name, stranger ? " (also " : "",
+		stranger ? stranger : "", stranger ? ", which is out of reach)" : "", (int)but.size,
+		but.size > 0 ? (const char *)but.data : "");
+	buffer_free(&but);
+	return EXIT_GOOD;
+}
+
 static int print_findings(struct process *process)
 {
 	struct buffer why = {0};
-	const struct flavour *flavour;
-	const char *stranger = strangers[process->stranger].name;
-	bool is_filtered = strstr((const char *)process->status.data, "\nSeccomp:\t2") != NULL;
 	int code = EXIT_NOT_GOOD;
 
-	if (!explain(process, &why)) {
+	if (!explain(process, &why))
 		print_failure(process->pid, "memory ran out");
-	} else if (why.size > 0) {
+	else if (why.size > 0)
 		printf("not stapled: %s (%s): %.*s\n", process->pid, process->name, (int)why.size,
 			(const char *)why.data);
-	} else {
-		flavour = process->library.is_openssl ? &process->library : &process->inside;
-		printf("ok: %s (%s): libocspreload.so is in it, and %s%s%s%s%s; ask about its "
-		       "certificates, too\n",
-			process->pid, process->name, flavour->name, stranger ? " (also " : "",
-			stranger ? stranger : "", stranger ? ", which is out of reach)" : "",
-			is_filtered ? ", and a seccomp filter that may forbid it to fetch" : "");
-		code = EXIT_GOOD;
-	}
+	else
+		code = print_well(process);
 	buffer_free(&why);
 	return code;
 }

@@ -78,11 +78,12 @@ def start_openssl(start, issue, public):
     both = public / "tls.pem"
     both.write_bytes(leaf.pem_file.read_bytes())
 
-    def run(environment, program="/usr/bin/openssl"):
+    def run(environment, program="/usr/bin/openssl", wrapper=()):
         return start(
-            *(program, "s_server", "-accept", "127.0.0.1:0", "-cert", both),
+            *(*wrapper, program, "s_server", "-accept", "127.0.0.1:0", "-cert", both),
             environment=environment,
-            until=lambda pid: "libssl.so" in maps(pid),
+            # libcrypto is mapped last.
+            until=lambda pid: all(name in maps(pid) for name in ("libssl.so", "libcrypto.so")),
         )
 
     return run
@@ -116,6 +117,33 @@ def test_what_keeps_the_shim_from_a_process_of_openssl_is_named(start_openssl, e
 def test_a_process_that_is_listed_is_well(start_openssl):
     environment = {**PRELOAD, "OCSPRELOAD_ONLY": "nginx,openssl"}
     assert LOADED in doctor(start_openssl(environment), 0)
+
+
+JAIL = 'mount --bind / "$0" && exec chroot "$0" "$@"'
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "wrapper, why",
+    [
+        (
+            ["prlimit", "--nproc=1", "setpriv", "--reuid=64998", "--regid=64998", "--clear-groups"],
+            "and a limit (RLIMIT_NPROC) that forbids it a thread to fetch: then another process",
+        ),
+        (["prlimit", "--nproc=1"], None),
+        (
+            ["unshare", "--mount", "sh", "-c", JAIL, "/mnt"],
+            "and a chroot, in which it may reach neither its store nor name servers: then another",
+        ),
+    ],
+    ids=["no thread", "no thread but for root", "chroot"],
+)
+def test_what_may_keep_the_shim_from_fetching_is_named(start_openssl, wrapper, why):
+    pid = start_openssl(PRELOAD, wrapper=wrapper)
+    said = doctor(pid, 0)
+    assert LOADED in said
+    assert ("then another process of its service, or an agent" in said) == bool(why)
+    assert not why or why in said
 
 
 def test_what_a_process_logs_to_is_not_touched_by_the_doctor(start_openssl, tmp_path):
