@@ -32,8 +32,6 @@ enum {
 	COMMON_LIFE = 3600 * 1000,
 	LONGEST_LIFE = 366 * 24 * 3600, /* seconds; longer ones exist on paper only */
 	LOOK_INTERVAL = 1, /* seconds between two looks of a standby at what the lock cannot tell */
-	/* Nobody holds add for longer than a copy takes, but who is stopped in the middle of it. */
-	ADD_PATIENCE = 1, /* second */
 	/* Milliseconds after which a leader that has not come back from its sleep is stopped. */
 	SILENCE = 5000,
 };
@@ -134,7 +132,7 @@ static bool mutex_lock_unless(pthread_mutex_t *mutex, bool (*ends)(void))
 
 static bool add_lock(struct cache *cache)
 {
-	return mutex_taken(&cache->add, mutex_lock_within(&cache->add, ADD_PATIENCE));
+	return mutex_taken(&cache->add, pthread_mutex_lock(&cache->add));
 }
 
 /* Not FUTEX_PRIVATE: the other side may be another process. */

@@ -54,6 +54,7 @@ WRITES = {
 }
 
 
+@plain_build_only
 @pytest.mark.parametrize("most", [0, 1, 100])
 @pytest.mark.parametrize("what", WRITES)
 def test_a_host_that_may_write_no_files_is_not_killed_for_those_of_the_shim(

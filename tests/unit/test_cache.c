@@ -738,31 +738,6 @@ static void test_a_leader_that_is_stopped_has_a_deputy_until_it_goes_on(void)
 	cache_destroy(cache);
 }
 
-static void test_nobody_waits_for_ever_for_one_who_is_stopped_while_he_writes(void)
-{
-	struct cache *cache = make_cache();
-	struct slot *slot = add_number(cache, 1);
-	struct bytes response = {(const unsigned char *)"response", 8};
-	enum cache_result result = CACHE_DONE;
-	pid_t writer = fork();
-
-	if (writer == 0)
-		for (;;)
-			cache_publish(cache, slot, response, 1, 2, 1);
-	for (unsigned tries = 0; tries < 200 && result == CACHE_DONE; tries++) {
-		usleep(1000);
-		kill(writer, SIGSTOP);
-		waitpid(writer, NULL, WUNTRACED);
-		result = cache_publish(cache, slot, response, 1, 2, 1);
-		kill(writer, SIGCONT);
-	}
-	/* One of those moments was in the middle. */
-	CHECK_EQ(result, CACHE_FULL);
-	end_child(writer);
-	CHECK_EQ(cache_publish(cache, slot, response, 1, 2, 1), CACHE_DONE);
-	cache_destroy(cache);
-}
-
 static void test_whoever_waits_for_an_answer_is_woken_by_it(void)
 {
 	struct cache *cache = make_cache();
@@ -1136,7 +1111,6 @@ int main(void)
 		test_the_standby_leads_when_the_leader_is_killed();
 		test_the_leader_leads_until_its_thread_ends();
 		test_a_leader_that_is_stopped_has_a_deputy_until_it_goes_on();
-		test_nobody_waits_for_ever_for_one_who_is_stopped_while_he_writes();
 		test_a_standby_goes_when_it_is_told_to_and_a_leader_when_it_wants_to();
 	} else {
 		puts("no robust mutexes (qemu-user?): what needs them is left out");
