@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The one way in which anything is said. A line is formatted whole and written by one call; a line
- * that cannot be written at once (a full pipe) is dropped: nobody waits for a log. No descriptor is
- * kept open, no lock is held, errno is as it was, no signal is raised. Any thread.
+ * that cannot be written at once goes to standard error, and if that cannot take it either (a full
+ * pipe), it is dropped: nobody waits for a log. No descriptor is kept open, no lock is held, errno
+ * is as it was, no signal is raised. Any thread.
  */
 #ifndef OCSPRELOAD_LOG_H
 #define OCSPRELOAD_LOG_H
