@@ -57,7 +57,6 @@ struct cache {
 	struct extent extent;
 	_Atomic uint32_t news;     /* futex of the leader */
 	_Atomic uint32_t progress; /* futex of those who wait for a first answer */
-	uint32_t news_seen;        /* the leader's own */
 
 	pthread_mutex_t leader;
 	pthread_mutex_t standby[CACHE_STANDBYS];
@@ -900,8 +899,9 @@ void cache_await(struct cache *cache, const struct slot *slot, int64_t deadline)
 	}
 }
 
-/* The calling thread's. */
+/* The calling thread's: a leader and its deputy may be at work at the same time. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) enum cache_rank rank;
+static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t news_seen;
 
 static void promise(struct cache *cache, int timeout)
 {
@@ -926,17 +926,17 @@ bool cache_is_silent(const struct cache *cache)
 
 bool cache_sleep(struct cache *cache, int timeout)
 {
-	uint32_t seen = cache->news_seen;
+	uint32_t seen = news_seen;
 
 	promise(cache, timeout);
 	futex_wait(&cache->news, seen, timeout);
-	cache->news_seen = atomic_load(&cache->news);
-	return cache->news_seen != seen;
+	news_seen = atomic_load(&cache->news);
+	return news_seen != seen;
 }
 
 bool cache_has_news(const struct cache *cache)
 {
-	return atomic_load(&cache->news) != cache->news_seen;
+	return atomic_load(&cache->news) != news_seen;
 }
 
 void cache_wake(struct cache *cache)
