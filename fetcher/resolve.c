@@ -42,7 +42,7 @@ struct lookup {
 	struct resolver *resolver;
 	resolve_done *done; /* NULL: answered or cancelled, only waits for c-ares to let go */
 	void *argument;
-	unsigned queries; /* of c-ares', under way; and whoever else holds on to it */
+	unsigned queries; /* of c-ares', under way */
 	bool has_rivals;
 	int64_t rivals_due; /* steady clock */
 	in_port_t port;     /* network byte order */
@@ -261,6 +261,23 @@ static const char *open_channel(struct resolver *resolver)
 	return NULL;
 }
 
+/* c-ares lets go of a look-up while it may be in a list that somebody goes through. */
+static void free_lookups(struct resolver *resolver)
+{
+	struct lookup **link = &resolver->lookups;
+
+	while (*link) {
+		struct lookup *lookup = *link;
+
+		if (lookup->queries > 0) {
+			link = &lookup->next;
+			continue;
+		}
+		*link = lookup->next;
+		free(lookup);
+	}
+}
+
 /* Look-ups that still wait are called back from here. */
 static void close_channel(struct resolver *resolver)
 {
@@ -277,12 +294,13 @@ static void leave_channel(struct resolver *resolver)
 {
 	struct lookup *lookup = resolver->lookups;
 
-	if (--resolver->depth > 0 || !resolver->channel)
+	if (--resolver->depth > 0)
 		return;
 	while (lookup && !lookup->done)
 		lookup = lookup->next;
-	if (!lookup)
+	if (!lookup && resolver->channel)
 		close_channel(resolver);
+	free_lookups(resolver);
 }
 
 /*
@@ -375,16 +393,6 @@ static void take_addresses(
 	}
 }
 
-static void remove_lookup(struct lookup *lookup)
-{
-	struct lookup **link = &lookup->resolver->lookups;
-
-	while (*link && *link != lookup)
-		link = &(*link)->next;
-	if (*link)
-		*link = lookup->next;
-}
-
 /* Calls done, unless that is over. */
 static void answer_lookup(struct lookup *lookup, int status, const struct ares_addrinfo_node *nodes)
 {
@@ -404,14 +412,6 @@ static void answer_lookup(struct lookup *lookup, int status, const struct ares_a
 	done(lookup->argument, &addresses);
 }
 
-static void release_lookup(struct lookup *lookup)
-{
-	if (--lookup->queries > 0)
-		return;
-	remove_lookup(lookup);
-	free(lookup);
-}
-
 static void addresses_arrived(
 	void *argument, int status, int timeouts, struct ares_addrinfo *result)
 {
@@ -419,7 +419,7 @@ static void addresses_arrived(
 	answer_lookup(argument, status, result && status == ARES_SUCCESS ? result->nodes : NULL);
 	if (result)
 		ares_freeaddrinfo(result);
-	release_lookup(argument);
+	((struct lookup *)argument)->queries--;
 }
 
 /* That one family has none, or none in time, is said only of both together. */
@@ -430,7 +430,7 @@ static void rival_arrived(void *argument, int status, int timeouts, struct ares_
 		answer_lookup(argument, status, result->nodes);
 	if (result)
 		ares_freeaddrinfo(result);
-	release_lookup(argument);
+	((struct lookup *)argument)->queries--;
 }
 
 struct resolver *resolver_new(void)
@@ -456,6 +456,7 @@ void resolver_free(struct resolver *resolver)
 	resolver->closing = true;
 	if (resolver->channel)
 		close_channel(resolver);
+	free_lookups(resolver);
 	ares_library_cleanup();
 	free(resolver);
 }
@@ -516,7 +517,7 @@ static bool parse_kept_hosts(struct addresses *addresses, const char *host, cons
 	return addresses->count > 0;
 }
 
-/* It may be over, and freed, when this returns. */
+/* It may be over when this returns, and freed if this is not inside of another call. */
 static void query(struct lookup *lookup, int family, ares_addrinfo_callback arrived)
 {
 	const struct ares_addrinfo_hints hints = {.ai_family = family, .ai_socktype = SOCK_STREAM};
@@ -537,28 +538,17 @@ static void start_lookup(struct resolver *resolver, struct lookup *lookup)
 	query(lookup, AF_UNSPEC, addresses_arrived);
 }
 
-/* The first that waits for rivals; NULL: none. */
-static struct lookup *slow_lookup(const struct resolver *resolver, int64_t now)
-{
-	struct lookup *lookup = resolver->lookups;
-
-	while (lookup && (!lookup->done || lookup->has_rivals || lookup->rivals_due > now))
-		lookup = lookup->next;
-	return lookup;
-}
-
 static void start_rivals(struct resolver *resolver)
 {
-	static const int families[] = {AF_INET, AF_INET6};
 	int64_t now = clock_steady();
-	struct lookup *lookup;
 
-	while ((lookup = slow_lookup(resolver, now))) {
+	for (struct lookup *lookup = resolver->lookups; lookup; lookup = lookup->next) {
+		if (!lookup->done || lookup->has_rivals || lookup->rivals_due > now)
+			continue;
 		lookup->has_rivals = true;
-		lookup->queries++;
-		for (size_t i = 0; i < 2 && lookup->done; i++)
-			query(lookup, families[i], rival_arrived);
-		release_lookup(lookup);
+		query(lookup, AF_INET, rival_arrived);
+		if (lookup->done)
+			query(lookup, AF_INET6, rival_arrived);
 	}
 }
 

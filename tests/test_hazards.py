@@ -302,11 +302,10 @@ def test_what_the_kernel_refuses_for_a_thread_of_the_hosts_own_stays_refused(shi
     "what", ["daemon", "vfork", "spawn", "close_range", "subreaper", "undumpable"]
 )
 def test_what_daemons_do_costs_no_staple(shim, issue, responder, what):
-    leaf = issue("localhost")
-    short_lived(responder, leaf)
+    leaf = issue("localhost", behaviour=answers.soon_due(SHORT))
 
     # What was there at first is over by then.
-    ran = run_host(shim, leaf, "life", what, 5000)
+    ran = run_host(shim, leaf, "life", what, REST)
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "1 stapled\n", ran.stderr

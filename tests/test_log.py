@@ -6,17 +6,16 @@ import re
 import pytest
 from conftest import needs_root
 from daemons_long import Syslog
-from test_hazards import run_host, short_lived
+from responder import soon_due
+from test_hazards import REST, SHORT, run_host
 
 pytestmark = needs_root
 STAPLING = "stapling the response of http"
 
 
 @pytest.fixture
-def leaf(issue, responder):
-    issued = issue("localhost")
-    short_lived(responder, issued)
-    return issued
+def leaf(issue):
+    return issue("localhost", behaviour=soon_due(SHORT))
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_lines_that_cannot_leave_a_jail_go_to_standard_error(
     ran = run_host(
         shim,
         leaf,
-        *("jail", "parent", jail, 4000),
+        *("jail", "parent", jail, REST),
         wrapper=syslog.wrapper,
         OCSPRELOAD_LOG=str(file) if target == "file" else target,
     )
