@@ -308,17 +308,26 @@ static bool is_common_pss(const struct libcrypto *crypto, const X509_ALGOR *algo
 	return is;
 }
 
+/* Those before SHA-1. OpenSSL verifies them all the same; GnuTLS, NSS and Go do not. */
+static bool is_forgeable(int digest)
+{
+	return digest == NID_md2 || digest == NID_md4 || digest == NID_md5 ||
+	       digest == NID_md5_sha1;
+}
+
 /* Outside what is signed, and OpenSSL verifies whatever stands there: see ocsp.h. */
 static enum verdict judge_algorithm(struct trial *trial)
 {
 	const struct libcrypto *crypto = trial->crypto;
 	const X509_ALGOR *algorithm = crypto->OCSP_resp_get0_tbs_sigalg(trial->basic);
 	const ASN1_OBJECT *object;
-	int type, digest, key = NID_undef;
+	int type, digest = NID_undef, key = NID_undef;
 	bool is;
 
 	crypto->X509_ALGOR_get0(&object, &type, NULL, algorithm);
 	crypto->OBJ_find_sigid_algs(crypto->OBJ_obj2nid(object), &digest, &key);
+	if (is_forgeable(digest))
+		return VERDICT_WEAK_DIGEST;
 	if (key == NID_rsassaPss)
 		is = is_common_pss(crypto, algorithm);
 	else
@@ -451,6 +460,7 @@ const char *verdict_text(enum verdict verdict)
 			"the signature is wrong, or not by the issuer or a delegated signer of it",
 		[VERDICT_BAD_ALGORITHM] =
 			"the signature's algorithm is not encoded as it has to be",
+		[VERDICT_WEAK_DIGEST] = "it is signed with a digest that can be forged",
 		[VERDICT_SIGNER_NOT_FIRST] = "the first certificate in it is not the signer's",
 		[VERDICT_OTHER_CERTIFICATE] = "an answer about another certificate",
 		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",

@@ -87,6 +87,11 @@ def algorithm_changed(basic):
     return t.wrap(_sequence(tbs, _sequence(t.split(algorithm)[0], b"\x04\0"), *rest))
 
 
+def signed_with_md5(leaf):
+    tbs = t.split(t.unwrap(leaf.authority.respond(leaf.certificate)))[0]
+    return r.Answer(t.wrap(_sequence(tbs, *t.signed_with(leaf.authority.key, "md5", tbs))))
+
+
 def indefinite(basic):
     tbs, *rest = t.split(basic)
     return t.wrap(_sequence(b"\x30\x80" + b"".join(t.split(tbs)) + b"\0\0", *rest))
@@ -248,6 +253,7 @@ def lies(responder, other):
             "a bit of it flipped": r.bad_signature(),
             "a good one of another response": signature_of_another,
             "its algorithm with strange parameters": rewrapped(algorithm_changed),
+            "with a digest that can be forged (MD5)": signed_with_md5,
             "by another key under the issuer's name": r.signed_by_stranger(),
             "by the certificate itself": r.signed_by_leaf(),
             "by the issuer's own issuer": signed_by_another_authority("parent"),

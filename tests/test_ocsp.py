@@ -374,6 +374,33 @@ def test_parameters_that_the_algorithm_does_not_have_are_refused(court, tmp_path
     assert {verdicts[parameters] for parameters in set(verdicts) - accepted} == {BAD_ALGORITHM}
 
 
+# PKCS #1's, with each digest.
+RSA_WITH = {"md5": 4, "sha1": 5, "sha256": 11, "sha384": 12, "sha512": 13}
+
+
+def signed_with(private_key, digest, tbs):
+    """The AlgorithmIdentifier and the BIT STRING of an RSA key's signature."""
+    oid = bytes.fromhex("06092a864886f70d0101") + bytes([RSA_WITH[digest]])
+    signature = private_key.sign(tbs, padding.PKCS1v15(), getattr(hashes, digest.upper())())
+    return ca.tlv(0x30, oid, b"\x05\0"), ca.tlv(0x03, b"\0", signature)
+
+
+def test_a_digest_that_can_be_forged_is_refused(court, tmp_path):
+    authority = ca.Authority.create(tmp_path, "Digests", kind="rsa")
+    leaf = authority.issue("digests.example.org")
+    tbs = split(unwrap(court.respond(leaf.certificate, authority)))[0]
+
+    def judge(digest):
+        response = wrap(ca.tlv(0x30, tbs, *signed_with(authority.key, digest, tbs)))
+        result = court.check(response, "-i", authority.file, leaf_file=leaf.certificate_file)
+        return result.stdout.decode().strip()
+
+    # Old responders sign with SHA-1, and clients take it of them.
+    for digest in ("sha1", "sha256", "sha384", "sha512"):
+        assert judge(digest) == good(court.until)
+    assert judge("md5") == "refused: it is signed with a digest that can be forged"
+
+
 RSA_PSS = bytes.fromhex("06092a864886f70d01010a")
 MGF1 = bytes.fromhex("06092a864886f70d010108")
 
