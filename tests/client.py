@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from OpenSSL._util import lib
 from servers import BUILD, PLAIN_ENVIRONMENT
-from support import seconds_since
+from support import seconds_since, wait_until
 
 VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 # By kind of key; TLS 1.3 takes its choice from the signature algorithms, TLS 1.2 from the suites.
@@ -339,3 +339,13 @@ class Load:
 
     def __str__(self):
         return " ".join(f"{name} {count}" for name, count in self.counts.items())
+
+
+def staples_until(server, responder, leaf, count):
+    """Every handshake is stapled, until the responder was asked so often."""
+
+    def is_asked():
+        assert handshake(server.port).stapled, server.log()
+        return responder.count(leaf) >= count
+
+    wait_until(is_asked, what=server.log)

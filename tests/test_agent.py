@@ -276,7 +276,7 @@ ALONE = {"OCSPRELOAD_FETCH": "off", "OCSPRELOAD_STORE": "off", "OCSPRELOAD_START
 def test_a_host_that_staples_hears_of_a_revocation_when_it_asks_next(
     agent, asking, s_server, issue, responder, stored, has_store, fetch
 ):
-    leaf = issue(behaviour=r.good(validity=8))
+    leaf = issue(behaviour=r.soon_due(30))
     running = agent(**stored if has_store else {})
     server = s_server(leaf, environment={**asking, "OCSPRELOAD_FETCH": fetch})
     assert wait_until(lambda: handshake(server.port).stapled)

@@ -9,7 +9,7 @@ import time
 import hosts_table
 import pytest
 import responder as r
-from client import Client, assert_strict, handshake, s_client
+from client import Client, assert_strict, handshake, s_client, staples_until
 from servers import HAS_SIGNALS_AFTER_FORK, Nginx, Site
 from support import wait_until
 
@@ -294,16 +294,6 @@ def test_an_upgrade_in_place_keeps_the_shim_that_nginx_is_told_to_keep(nginx, is
         assert handshake(server.port).stapled, server.log()
 
 
-def staples_until(server, responder, leaf, count):
-    """That it was asked so often."""
-
-    def is_asked():
-        assert handshake(server.port).stapled, server.log()
-        return responder.count(leaf) >= count
-
-    wait_until(is_asked, what=server.log)
-
-
 # Root's, which the workers may read, and not even enter.
 @pytest.mark.parametrize("mode", [None, 0o755, 0o700])
 @pytest.mark.usefixtures("adopting")
@@ -328,7 +318,7 @@ def test_workers_whose_master_was_killed_staple_over_one_refresh_after_the_other
 
 
 def test_a_leader_that_is_stopped_costs_nobody_a_staple(nginx, issue, responder, public):
-    leaf = issue(behaviour=r.good(validity=18))
+    leaf = issue(behaviour=r.soon_due(40))
     # Where there is a store, the leader is never away for long: so this takes no minute.
     server = nginx(leaf, environment={"OCSPRELOAD_STORE": str(public)})
     # The master leads: it serves nobody, and one who does stands by at the least.

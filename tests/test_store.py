@@ -11,7 +11,7 @@ import time
 import hosts_table
 import pytest
 import responder as r
-from client import assert_strict, handshake
+from client import assert_strict, handshake, staples_until
 from conftest import needs_root
 from servers import Nginx
 from support import seconds_since, wait_until
@@ -137,12 +137,12 @@ def test_a_process_that_is_stopped_while_it_asks_does_not_keep_others_from_askin
     wait_until(lambda: responder.count(leaf) == 1)
     os.kill(stopped.pid, signal.SIGSTOP)
     try:
-        responder.answer(leaf, r.good(validity=8))
+        before = responder.count(leaf)
+        responder.answer(leaf, r.soon_due(24))
         server = s_server(leaf, environment=stored)
-        first = wait_until(lambda: handshake(server.port).staple, what=server.log)
+        wait_until(lambda: handshake(server.port).staple, what=server.log)
         # Again when it is time to, without a moment that lacks a staple.
-        wait_until(lambda: handshake(server.port).staple != first, what=server.log)
-        assert handshake(server.port).stapled
+        staples_until(server, responder, leaf, before + 2)
     finally:
         os.kill(stopped.pid, signal.SIGCONT)
 
@@ -313,15 +313,14 @@ def make_garbage(path):
 def test_what_is_put_in_the_place_of_its_files_meanwhile_costs_no_staple(
     s_server, issue, responder, store, stored, make
 ):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     server = s_server(leaf, environment=stored)
     wait_until(lambda: handshake(server.port).stapled and list(store.glob("*.der")))
     before = pathlib.Path("/etc/passwd").read_bytes()
     for path in [*store.glob("*.der"), store / "lock"]:
         path.unlink()
         make(path)
-    while responder.count(leaf) < 4:
-        assert handshake(server.port).stapled, server.log()
+    staples_until(server, responder, leaf, 4)
     assert pathlib.Path("/etc/passwd").read_bytes() == before
     # Nor does it keep another from the first.
     assert handshake(s_server(leaf, environment=stored).port).stapled
@@ -330,12 +329,11 @@ def test_what_is_put_in_the_place_of_its_files_meanwhile_costs_no_staple(
 def test_a_store_that_is_removed_meanwhile_costs_no_staple(
     s_server, issue, responder, store, stored
 ):
-    leaf = issue(behaviour=r.good(validity=4))
+    leaf = issue(behaviour=r.soon_due())
     server = s_server(leaf, environment=stored)
     wait_until(lambda: handshake(server.port).stapled and list(store.glob("*.der")))
     shutil.rmtree(store)
-    while responder.count(leaf) < 3:
-        assert handshake(server.port).stapled, server.log()
+    staples_until(server, responder, leaf, 3)
     # It is used again as soon as it is back.
     store.mkdir(mode=0o755)
     wait_until(lambda: handshake(server.port).stapled and list(store.glob("*.der")))
