@@ -156,13 +156,18 @@ def test_a_full_disk_is_said_once_and_costs_no_staple(s_server, issue, responder
 
 
 @needs_root
-def test_a_root_that_is_read_only_is_said_once_and_costs_no_staple(s_server, issue, responder):
+def test_a_root_that_is_read_only_is_said_once_and_costs_no_staple(
+    s_server, issue, responder, tmp_path
+):
     leaf = issue(behaviour=r.soon_due())
+    root = tmp_path / "root"
+    root.mkdir()
+    # What is mounted there anew nobody has files open in.
+    bind = f'mount --rbind / {root} && mount -o remount,bind,ro {root} && exec chroot {root} "$@"'
     server = s_server(
         leaf,
         environment={"OCSPRELOAD_STORE": None, "OCSPRELOAD_LOG_LEVEL": "info", "HOME": "/nowhere"},
-        wrapper=["unshare", "--mount", "sh", "-c", 'mount --bind -o ro / / && exec chroot / "$@"']
-        + ["sh"],
+        wrapper=["unshare", "--mount", "sh", "-c", bind, "sh"],
     )
     staples_until(server, responder, leaf, 4)
     lines = [line for line in server.shim_lines() if "OCSPRELOAD_STORE" in line]
