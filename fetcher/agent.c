@@ -166,7 +166,13 @@ fail:
  */
 
 static _Atomic int64_t left_alone_until; /* steady clock */
+static atomic_int next_pause = AGENT_PAUSE_FIRST;
 static atomic_bool answered;
+
+bool agent_is_silent(void)
+{
+	return clock_steady() < atomic_load(&left_alone_until);
+}
 
 bool agent_is_there(void)
 {
@@ -217,6 +223,14 @@ static bool await_answer(int number, const struct agent_manner *manner)
 	return ready > 0;
 }
 
+static void leave_alone(const struct agent_manner *manner)
+{
+	int pause = atomic_load(&next_pause);
+
+	atomic_store(&left_alone_until, clock_steady() + pause * manner->patience);
+	atomic_store(&next_pause, pause < AGENT_PAUSE ? 2 * pause : AGENT_PAUSE);
+}
+
 static void exchange(const char *name, const struct buffer *question,
 	const struct agent_manner *manner, struct buffer *message)
 {
@@ -228,8 +242,7 @@ static void exchange(const char *name, const struct buffer *question,
 		return;
 	if (send_question(name, &socket, question)) {
 		if (!await_answer(socket.number, manner))
-			atomic_store(
-				&left_alone_until, clock_steady() + AGENT_PAUSE * manner->patience);
+			leave_alone(manner);
 		else if (descriptor_check(&socket))
 			agent_receive(socket.number, message);
 	}
@@ -241,7 +254,7 @@ bool agent_ask(const char *name, const struct agent_question *question,
 {
 	struct buffer asked = {0};
 
-	if (clock_steady() < atomic_load(&left_alone_until))
+	if (agent_is_silent())
 		return false;
 	if (agent_encode_question(question, &asked) && asked.size <= AGENT_MESSAGE_LIMIT) {
 		if (manner->begin)
@@ -252,5 +265,7 @@ bool agent_ask(const char *name, const struct agent_question *question,
 	}
 	buffer_free(&asked);
 	atomic_store(&answered, message->size > 0);
+	if (message->size > 0)
+		atomic_store(&next_pause, AGENT_PAUSE_FIRST);
 	return message->size > 0;
 }

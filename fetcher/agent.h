@@ -83,13 +83,17 @@ struct agent_manner {
 
 /*
  * Asks the agent at name. False if there is none, or none that answers in time; such a one is left
- * alone for AGENT_PAUSE times as long as it was waited for. An abstract name anybody can take: who
+ * alone for AGENT_PAUSE_FIRST times as long as it was waited for, since it may only have been busy,
+ * and twice as long each time, up to AGENT_PAUSE times. An abstract name anybody can take: who
  * listens there must have been root or this user when it began to. *message holds the answer, to be
  * decoded, and is the caller's. Any thread; waits for no longer than manner says.
  */
-enum { AGENT_PAUSE = 40 };
+enum { AGENT_PAUSE_FIRST = 5, AGENT_PAUSE = 40 };
 bool agent_ask(const char *name, const struct agent_question *question,
 	const struct agent_manner *manner, struct buffer *message);
+
+/* True while one that has not answered in time is left alone. */
+bool agent_is_silent(void);
 
 /* True if the last question of this process was answered. */
 bool agent_is_there(void);

@@ -380,7 +380,10 @@ bool host_ask_agent(const struct supply *supply, struct slot *slot, enum host_oc
 		.begin = host_lock,
 		.end = host_unlock};
 
-	return host_is_itself() && supply_from_agent(supply, slot, &manner, occasion != HOST_LOADS);
+	if (!host_is_itself())
+		return false;
+	return supply_from_agent(supply, slot, &manner, occasion != HOST_LOADS) ||
+	       (occasion == HOST_WAITS && agent_is_silent());
 }
 
 /*

@@ -127,7 +127,10 @@ enum host_occasion {
 struct libcrypto host_borrow_memo(const struct libcrypto *crypto, struct bytes der, X509 *x);
 void host_return_memo(const struct libcrypto *crypto);
 
-/* Asks the machine's agent for slot: supply_from_agent on a host's thread. */
+/*
+ * Asks the machine's agent for slot: supply_from_agent on a host's thread. For who waits, true also
+ * while the agent is left alone because it did not answer in time: it may yet.
+ */
 bool host_ask_agent(const struct supply *supply, struct slot *slot, enum host_occasion occasion);
 
 /* Protects what the host's threads share in this process (registry.c, staple.c); fork-safe. */

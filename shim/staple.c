@@ -126,7 +126,8 @@ static void refresh(struct libssl *lib, struct slot *slot, enum role role)
 
 /*
  * For a first answer, within the startup window. The agent answers at once, that it is asking if
- * need be: nobody has a descriptor, or keeps a fork away, while he waits.
+ * need be: nobody has a descriptor, or keeps a fork away, while he waits. One that has not answered
+ * in time may have been busy, and is asked again.
  */
 static void await(struct libssl *lib, struct slot *slot)
 {

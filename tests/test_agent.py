@@ -315,6 +315,21 @@ def test_a_first_handshake_waits_for_an_agent_that_is_busy(
         slow.close()
 
 
+def test_a_first_handshake_waits_for_an_agent_that_was_silent_at_first(
+    agent, asking, name, s_server, issue, tmp_path
+):
+    """A machine may stand still for a moment just then."""
+    leaf = issue()
+    awake = agent(f"{name}-awake")
+    lines = itertools.chain([be_silent] * 2, itertools.repeat(relay(awake.name, after=0)))
+    sleepy = Impostor(name, lambda connection: next(lines)(connection))
+    try:
+        server = s_server(leaf, environment={**asking, **ALONE})
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    finally:
+        sleepy.close()
+
+
 def test_a_host_that_must_not_fetch_has_what_the_agent_has(
     agent, asking, s_server, issue, responder, tmp_path
 ):
