@@ -106,7 +106,7 @@ struct entry {
 
 int file_list_some(int fd, bool (*take)(const char *name, void *context), void *context)
 {
-	_Alignas(struct entry) char entries[8192];
+	_Alignas(struct entry) char entries[2048];
 	long size = syscall(SYS_getdents64, fd, entries, sizeof(entries));
 
 	for (long at = 0; at < size;) {

@@ -35,7 +35,7 @@ const char *file_read_piece(
 const char *file_read_open(int fd, size_t limit, struct buffer *out);
 
 /*
- * Calls take for the next names in a directory, some hundreds at the most, as long as it returns
+ * Calls take for the next names in a directory, some dozens at the most, as long as it returns
  * true. Not readdir(3), since what that keeps could not be told to be the host's by now. Returns 1
  * if there may be more, 0 if not or if take said so, -1 and errno if they cannot be read.
  */

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static const char *const system_directory = "/var/cache/ocspreload";
@@ -256,55 +255,36 @@ static bool is_dead(const char *name, const struct stat *is, int64_t now)
 	return (strcmp(ending, ".der") == 0 || strcmp(ending, ".crt") == 0) && age > DEAD_AGE;
 }
 
+struct pruning {
+	const char *directory;
+	int64_t now;
+};
+
 /* By its path: the directory's number may be the host's by now. */
-static void prune_file(const char *directory, const char *name, int64_t now)
+static bool prune_file(const char *name, void *context)
 {
+	const struct pruning *pruning = context;
 	char path[STORE_PATH_SIZE + NAME_MAX + 2];
 	struct stat is;
 
-	snprintf(path, sizeof(path), "%s/%s", directory, name);
-	if (lstat(path, &is) == 0 && is_dead(name, &is, now))
+	snprintf(path, sizeof(path), "%s/%s", pruning->directory, name);
+	if (lstat(path, &is) == 0 && is_dead(name, &is, pruning->now))
 		unlink(path);
-}
-
-/* What getdents64(2) gives; neither glibc nor musl has it for all. */
-struct entry {
-	uint64_t inode;
-	int64_t next;
-	uint16_t size; /* of all of this */
-	uint8_t type;
-	char name[];
-};
-
-/* A few at a time; false if there are no more. */
-static bool prune_some(const char *directory, struct descriptor *names, int64_t now)
-{
-	_Alignas(struct entry) char entries[2048];
-	long size = -1;
-
-	if (descriptor_check(names))
-		size = syscall(SYS_getdents64, names->number, entries, sizeof(entries));
-	for (long at = 0; at < size;) {
-		const struct entry *entry = (const struct entry *)(entries + at);
-
-		prune_file(directory, entry->name, now);
-		at += entry->size;
-	}
-	return size > 0;
+	return true;
 }
 
 void store_prune(const struct store *store, int64_t now, const struct gate *gate)
 {
-	const char *directory = store->directory[0];
+	struct pruning pruning = {store->directory[0], now};
 	struct descriptor names;
 	int fd;
 
 	if (!store->writable)
 		return;
-	fd = open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	fd = open(pruning.directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0 || !descriptor_adopt(&names, fd))
 		return;
-	while (prune_some(directory, &names, now))
+	while (descriptor_check(&names) && file_list_some(names.number, prune_file, &pruning) > 0)
 		gate_pause(gate);
 	descriptor_close(&names);
 }

@@ -18,6 +18,7 @@
 #include "staple.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -257,8 +258,12 @@ HOOK int chroot(const char *path)
 	__typeof__(&chroot) real;
 	void *symbol = dlsym(RTLD_NEXT, "chroot");
 
-	host_leaves_root();
 	memcpy(&real, &symbol, sizeof(real));
+	if (!real) {
+		errno = ENOSYS;
+		return -1;
+	}
+	host_leaves_root();
 	return real(path);
 }
 
