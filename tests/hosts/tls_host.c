@@ -52,6 +52,7 @@
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
@@ -356,19 +357,28 @@ static int run_sockets(char **arguments)
 	return 0;
 }
 
-static void *load_in_thread(void *unused)
+static void *load_and_wait(void *ended)
 {
-	return make_server() ? unused : NULL;
+	make_server();
+	sem_wait(ended);
+	return NULL;
 }
 
-/* The socket is that of a question to the agent, which takes a while. */
+/*
+ * The socket is that of a question to the agent, which takes a while. The thread that asks is there
+ * for as long as the child is: ThreadSanitizer, which knows nothing of such children, would tell
+ * one that its parent's thread was never joined.
+ */
 static int run_question(char **arguments)
 {
 	bool is_raw = strcmp(arguments[0], "syscall") == 0;
 	pthread_t loader;
 	pid_t child;
+	sem_t ended;
 
-	if (pthread_create(&loader, NULL, load_in_thread, NULL) != 0)
+	if (sem_init(&ended, 0, 0) != 0)
+		fail("sem_init");
+	if (pthread_create(&loader, NULL, load_and_wait, &ended) != 0)
 		fail("pthread_create");
 	for (int i = 0; i < 20000 && count_sockets() == 0; i++)
 		usleep(100);
@@ -381,7 +391,9 @@ static int run_question(char **arguments)
 		_exit(0);
 	}
 	waitpid(child, NULL, 0);
+	sem_post(&ended);
 	pthread_join(loader, NULL);
+	sem_destroy(&ended);
 	return 0;
 }
 
