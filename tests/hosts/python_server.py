@@ -64,6 +64,7 @@ def main():
     listener = socket.create_server(("127.0.0.1", arguments.port), backlog=64)
     while True:
         connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=serve, args=(context, connection), daemon=True).start()
 
 
