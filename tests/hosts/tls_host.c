@@ -22,7 +22,7 @@
  *  - jail WHO DIR MS: shakes hands, enters DIR by chroot; after MS, shakes hands until one is
  *    stapled; as WHO (parent; child, of a process without OpenSSL; raw, by a system call)
  *  - privileges WHAT MS: changes by system calls of its own what it may do (see privilege_changes);
- *    after MS, what may each thread?
+ *    after MS and some work of the shim's thread, what may each thread?
  *  - alone WHAT WHO COUNT MS: does COUNT times what the kernel allows to one thread alone (unshare,
  *    syscall, memory, setns; fetching: memory, but in the middle of a fetch) or what it refuses two
  *    (company), as WHO (single, leader, standby), with a handshake before, one after each, and one
@@ -643,7 +643,7 @@ static int run_privileges(char **arguments)
 			changed = privilege_changes[i].change();
 	if (!changed)
 		fail("cannot change what it may do");
-	usleep(pause_ms * 1000);
+	pause_for_thread(pause_ms);
 	print_threads(names);
 	fflush(stdout);
 	/* By libc, in all threads: it ends the process if one of them cannot. */
