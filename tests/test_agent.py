@@ -517,7 +517,7 @@ def test_a_child_inherits_no_descriptor_of_a_question_under_way(name, shim, issu
     def forked_meanwhile():
         nonlocal lines
         lines = itertools.chain([say(an_answer(ASKS))], itertools.repeat(be_silent))
-        ran = run_host(shim, leaf, "sockets", 60, **variables)
+        ran = run_host(shim, leaf, "sockets", 20, **variables)
         return inherits_no_socket(ran) and "asking http" not in ran.stderr
 
     try:

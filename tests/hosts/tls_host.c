@@ -12,7 +12,7 @@
  *  - balance: the same; how much of what OpenSSL allocated is left after that?
  *  - bequeath MS: the leader calls OPENSSL_cleanup and lives on; a child shakes hands after MS
  *  - thread COUNT MS: shakes hands in COUNT threads for MS
- *  - sockets MS: after MS, what does a child inherit?
+ *  - sockets MS: MS after the first socket is there, what does a child inherit?
  *  - question HOW: what does a child inherit that is made by syscall or _Fork while another thread
  *    loads, and something is asked?
  *  - capset MS: drops all capabilities by capset, sets no-new-privs; after MS and some work of the
@@ -339,11 +339,25 @@ static unsigned count_sockets(void)
 	return count;
 }
 
+/* That of the shim's, which a slow machine has late: for many seconds. */
+static bool await_socket(void)
+{
+	enum { TRIES = 100000, INTERVAL_US = 100 };
+
+	for (int i = 0; i < TRIES; i++) {
+		if (count_sockets() > 0)
+			return true;
+		usleep(INTERVAL_US);
+	}
+	return false;
+}
+
 static int run_sockets(char **arguments)
 {
 	SSL_CTX *ctx = make_server();
 	pid_t child;
 
+	await_socket();
 	usleep(parse_number(arguments[0]) * 1000);
 	printf("%u sockets before, ", count_sockets());
 	fflush(stdout);
@@ -380,8 +394,7 @@ static int run_question(char **arguments)
 		fail("sem_init");
 	if (pthread_create(&loader, NULL, load_and_wait, &ended) != 0)
 		fail("pthread_create");
-	for (int i = 0; i < 20000 && count_sockets() == 0; i++)
-		usleep(100);
+	await_socket();
 	printf("%u sockets before, ", count_sockets());
 	fflush(stdout);
 	child = is_raw ? (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) : _Fork();
@@ -696,11 +709,8 @@ static int unshare_memory(void)
 
 static int unshare_in_fetch(void)
 {
-	for (int i = 0; count_sockets() == 0; i++) {
-		if (i == 20000)
-			fail("nothing is asked");
-		usleep(500);
-	}
+	if (!await_socket())
+		fail("nothing is asked");
 	return unshare_memory();
 }
 
