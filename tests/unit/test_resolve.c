@@ -267,9 +267,16 @@ static void test_names_that_fail(void)
 /* RFC 8305, 3: some name servers do not answer when they are asked for IPv6 addresses. */
 static void test_a_family_that_nobody_answers_for(void)
 {
-	struct result result = look_up("half.test.");
+	enum { TRIES = 3 };
 
-	check_families(&result, "444444", NULL);
+	/* It would ask again if the machine stopped for two seconds just then; not each time. */
+	for (int i = 0; i < TRIES && (i == 0 || repeated > 0); i++) {
+		struct result result;
+
+		repeated = 0;
+		result = look_up("half.test.");
+		check_families(&result, "444444", NULL);
+	}
 	/* c-ares has not waited in vain, nor asked again. */
 	CHECK_EQ(repeated, 0);
 }
