@@ -345,9 +345,11 @@ static void run_responder(int listener, int report)
 		for (int i = 0; i < CONNECTIONS; i++)
 			if (fds[i].revents && connections[i].fd >= 0)
 				receive(&connections[i]);
+		/* Before one more is taken: that which it replaces may have been closed just after
+		 * it was looked at. */
+		count_up();
 		if (fds[CONNECTIONS].revents)
 			take_connection(listener);
-		count_up();
 		now = milliseconds();
 		for (int i = 0; i < CONNECTIONS; i++)
 			if (connections[i].due && connections[i].due <= now)
