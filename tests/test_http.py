@@ -232,7 +232,7 @@ def test_a_connection_that_closes_as_we_write_is_no_failure(
 
 def test_nothing_newer_is_heard_over_a_kept_connection(s_server, issue, responder):
     leaf = issue()
-    newest = r.headers(r.good(validity=6), ("ETag", '"first"'))
+    newest = r.headers(r.soon_due(24), ("ETag", '"first"'))
     current = [newest]
 
     def answer(asked):
@@ -397,8 +397,10 @@ def test_a_responder_is_left_alone_for_as_long_as_it_asks(s_server, issue, respo
     assert "trying again in 4.0 s" in warnings(server)[0]
     responder.answer(leaf, r.good())
     assert_strict(wait_until(lambda: handshake(server.port).staple), leaf, tmp_path)
-    first, second = responder.asked_for(leaf)
-    assert second.at - first.at >= 3.9
+    # Two, or more where that took longer than it wants to be left alone.
+    times = [asked.at for asked in responder.asked_for(leaf)]
+    assert len(times) >= 2
+    assert all(later - earlier >= 3.9 for earlier, later in zip(times, times[1:]))
 
 
 # Proxies
@@ -528,9 +530,11 @@ def test_an_address_that_is_silent_costs_a_quarter_of_a_second(
     with silence("127.0.0.2", responder.port):
         began = time.monotonic()
         server = s_server(leaf, wrapper=hosts("127.0.0.2 both.test\n127.0.0.1 both.test\n"))
+        listens = time.monotonic()
         assert_strict(handshake(server.port).staple, leaf, tmp_path)
+    # It is asked for while the server starts, which may take its time.
     at = responder.asked_for(leaf)[0].at
-    assert at - began >= 0.25 and seconds_between(began, at) < 4
+    assert at - began >= 0.25 and seconds_between(listens, at) < 4
 
 
 @needs_root
