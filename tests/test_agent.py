@@ -3,6 +3,7 @@
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import pathlib
@@ -148,50 +149,115 @@ def agent(shim, tmp_path, name):
 
 
 @pytest.fixture
+def with_quick_agent(name):
+    return functools.partial(run_with_quick_agent, name)
+
+
+def run_with_quick_agent(name, test, times=5):
+    """
+    Runs a test that needs an agent that always answers within a host's patience, a quarter of a
+    second. That one had to wait for a processor meanwhile is no reason to fail: it is run again.
+    """
+    with watched(name) as slowest:
+        try:
+            return test()
+        except AssertionError:
+            if times == 1 or slowest() < 0.2:
+                raise
+    return run_with_quick_agent(name, test, times - 1)
+
+
+@contextlib.contextmanager
+def watched(name):
+    """A function that tells the longest that the agent took for anything so far, in seconds."""
+    times = [time.monotonic()]
+    is_over = threading.Event()
+
+    def look():
+        while not is_over.wait(0.01):
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe,
+            ):
+                probe.connect(address_of(name))
+                probe.shutdown(socket.SHUT_WR)
+                probe.recv(1)
+            times.append(time.monotonic())
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield lambda: max(
+            later - earlier for earlier, later in zip(times, [*times[1:], time.monotonic()])
+        )
+    finally:
+        is_over.set()
+        looking.join()
+
+
+@pytest.fixture
 def asking(name):
     """The environment of a host that asks it."""
     return {"OCSPRELOAD_AGENT": name}
 
 
 def test_a_server_staples_what_the_agent_fetches(
-    agent, asking, s_server, issue, responder, tmp_path
+    agent, with_quick_agent, asking, s_server, issue, responder, tmp_path
 ):
-    leaf = issue(behaviour=r.delayed(0.2, r.good()))
     running = agent()
-    server = s_server(leaf, environment=asking)
-    assert_strict(handshake(server.port).staple, leaf, tmp_path)
-    assert responder.count(leaf) == 1
-    wait_until(lambda: "stapling the response of the agent" in server.log())
-    wait_until(lambda: "stapling the response of http" in running.log())
+
+    def staples():
+        leaf = issue(behaviour=r.delayed(0.2, r.good()))
+        server = s_server(leaf, environment=asking)
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+        assert responder.count(leaf) == 1
+        wait_until(lambda: "stapling the response of the agent" in server.log())
+        wait_until(lambda: "stapling the response of http" in running.log())
+
+    with_quick_agent(staples)
 
 
-def test_servers_that_share_no_store_fetch_once(agent, asking, s_server, issue, responder):
-    leaf = issue(behaviour=r.delayed(0.3, r.good()))
+def test_servers_that_share_no_store_fetch_once(
+    agent, with_quick_agent, asking, s_server, issue, responder
+):
     agent()
-    servers = [s_server(leaf, environment=asking) for _ in range(4)]
-    assert all(handshake(server.port).stapled for server in servers)
-    assert responder.count(leaf) == 1
+
+    def fetch_once():
+        leaf = issue(behaviour=r.delayed(0.3, r.good()))
+        servers = [s_server(leaf, environment=asking) for _ in range(4)]
+        assert all(handshake(server.port).stapled for server in servers)
+        assert responder.count(leaf) == 1
+
+    with_quick_agent(fetch_once)
 
 
-def test_every_refresh_of_the_machine_is_one_request(agent, asking, s_server, issue, responder):
-    leaf = issue(behaviour=r.soon_due())
+def test_every_refresh_of_the_machine_is_one_request(
+    agent, with_quick_agent, asking, s_server, issue, responder
+):
     running = agent()
-    servers = [s_server(leaf, environment=asking) for _ in range(3)]
-    while responder.count(leaf) < 4:
-        assert all(handshake(server.port).stapled for server in servers), running.log()
-        assert running.process.poll() is None
-    # The agent has made them, all of them.
-    assert running.log().count("asking http") >= 4
-    assert not any("asking http" in server.log() for server in servers)
+
+    def refresh():
+        leaf = issue(behaviour=r.soon_due())
+        servers = [s_server(leaf, environment=asking) for _ in range(3)]
+        while responder.count(leaf) < 4:
+            assert all(handshake(server.port).stapled for server in servers), running.log()
+            assert running.process.poll() is None
+        # The agent has made them, all of them.
+        assert running.log().count("asking http") >= 4
+        assert not any("asking http" in server.log() for server in servers)
+
+    with_quick_agent(refresh)
 
 
 def test_a_restart_while_the_responder_is_down_needs_neither_store_nor_thread(
     agent, asking, s_server, issue, responder, tmp_path
 ):
     leaf = issue()
-    agent()
+    running = agent()
     server = s_server(leaf, environment=asking)
     assert handshake(server.port).stapled
+    # One that was too busy has yet to fetch it.
+    wait_until(lambda: "stapling the response of http" in running.log())
     server.stop()
     responder.stop()
     server = s_server(leaf, environment=asking)
@@ -255,17 +321,20 @@ with_and_without_a_store = pytest.mark.parametrize("has_store", [True, False])
 
 @with_and_without_a_store
 def test_a_revocation_reaches_those_that_ask_the_agent(
-    agent, asking, name, s_server, issue, authority, stored, has_store
+    agent, with_quick_agent, asking, name, s_server, issue, authority, stored, has_store
 ):
-    leaf = issue(behaviour=r.revoked())
     agent(**stored if has_store else {})
     issuer = authority.certificate.public_bytes(serialization.Encoding.DER)
-    # An agent that is not quick enough is not asked again soon.
-    wait_until(lambda: fields(ask(name, question(der(leaf), issuer)))[0] != ASKS)
-    server = s_server(leaf, environment=asking)
-    assert not handshake(server.port).stapled
-    wait_until(lambda: "revoked since" in server.log(), what=server.log)
-    wait_until(lambda: "says the agent" in server.log())
+
+    def reaches_it():
+        leaf = issue(behaviour=r.revoked())
+        wait_until(lambda: fields(ask(name, question(der(leaf), issuer)))[0] != ASKS)
+        server = s_server(leaf, environment=asking)
+        assert not handshake(server.port).stapled
+        wait_until(lambda: "revoked since" in server.log(), what=server.log)
+        wait_until(lambda: "says the agent" in server.log())
+
+    with_quick_agent(reaches_it)
 
 
 # Nothing is left to such a server but to ask the agent.
@@ -275,17 +344,22 @@ ALONE = {"OCSPRELOAD_FETCH": "off", "OCSPRELOAD_STORE": "off", "OCSPRELOAD_START
 @with_and_without_a_store
 @pytest.mark.parametrize("fetch", ["on", "off"])
 def test_a_host_that_staples_hears_of_a_revocation_when_it_asks_next(
-    agent, asking, s_server, issue, responder, stored, has_store, fetch
+    agent, with_quick_agent, asking, s_server, issue, responder, stored, has_store, fetch
 ):
-    leaf = issue(behaviour=r.soon_due(30))
     running = agent(**stored if has_store else {})
-    server = s_server(leaf, environment={**asking, "OCSPRELOAD_FETCH": fetch})
-    assert wait_until(lambda: handshake(server.port).stapled)
-    responder.answer(leaf, r.revoked())
-    wait_until(lambda: not handshake(server.port).stapled)
-    # Long before what was good would have ended, and from the agent alone.
-    wait_until(lambda: "says the agent" in server.log(), 2)
-    assert running.log().count("asking http") == responder.count(leaf) == 2
+
+    def hears_of_it():
+        leaf = issue(behaviour=r.soon_due(30))
+        server = s_server(leaf, environment={**asking, "OCSPRELOAD_FETCH": fetch})
+        assert wait_until(lambda: handshake(server.port).stapled)
+        responder.answer(leaf, r.revoked())
+        wait_until(lambda: not handshake(server.port).stapled)
+        # Long before what was good would have ended, and from the agent alone.
+        wait_until(lambda: "says the agent" in server.log(), 2)
+        asked = [line for line in running.log().splitlines() if "asking http" in line]
+        assert sum(f"{leaf.serial:X}" in line for line in asked) == responder.count(leaf) == 2
+
+    with_quick_agent(hears_of_it)
 
 
 @with_and_without_a_store
@@ -588,15 +662,19 @@ def test_what_is_not_a_question_is_not_answered(agent, name, issue):
 
 
 def test_a_wrong_issuer_spoils_nothing_for_others(
-    agent, asking, name, s_server, issue, ec_authority, responder
+    agent, with_quick_agent, asking, name, s_server, issue, ec_authority, responder
 ):
-    leaf = issue()
     wrong = ec_authority.certificate.public_bytes(serialization.Encoding.DER)
     agent()
-    assert fields(ask(name, question(der(leaf), wrong)))[0] == ASKS
-    server = s_server(leaf, environment=asking)
-    assert handshake(server.port).stapled
-    assert responder.count(leaf) == 1
+
+    def is_spoilt_by_nobody():
+        leaf = issue()
+        assert fields(ask(name, question(der(leaf), wrong)))[0] == ASKS
+        server = s_server(leaf, environment=asking)
+        assert handshake(server.port).stapled
+        assert responder.count(leaf) == 1
+
+    with_quick_agent(is_spoilt_by_nobody)
 
 
 @needs_root
@@ -676,9 +754,13 @@ def test_a_path_that_a_killed_agent_left_is_taken_over(agent, asking, s_server, 
     first.process.wait()
     assert os.path.exists(path)
     agent(path)
-    server = s_server(issue(), environment={"OCSPRELOAD_AGENT": path})
-    assert handshake(server.port).stapled
-    wait_until(lambda: "the agent" in server.log())
+
+    def is_asked():
+        server = s_server(issue(), environment={"OCSPRELOAD_AGENT": path})
+        assert handshake(server.port).stapled
+        wait_until(lambda: "the agent" in server.log())
+
+    run_with_quick_agent(path, is_asked)
 
 
 def test_a_supervisor_may_listen_for_it_and_is_told_when_it_is_ready(
@@ -715,22 +797,26 @@ def test_a_supervisor_may_listen_for_it_and_is_told_when_it_is_ready(
 
 @needs_root
 def test_it_gives_up_root_and_is_believed_by_other_users_all_the_same(
-    agent, asking, python_server, issue, responder, public, tmp_path
+    agent, with_quick_agent, asking, python_server, issue, responder, public, tmp_path
 ):
-    leaf = issue()
     store = public / "store"
     running = agent(None, "-U", "nobody", OCSPRELOAD_STORE=str(store))
     status = pathlib.Path(f"/proc/{running.process.pid}/status").read_text()
     assert re.search(r"Uid:\t65534\t65534\t65534\t65534", status)
     assert re.search(r"CapPrm:\t0+\n", status) and re.search(r"Groups:\t\s*\n", status)
     pem = public / "pem"
-    pem.write_bytes(leaf.pem_file.read_bytes())
+    pem.touch()
     pem.chmod(0o644)
     other = ["setpriv", "--reuid=1", "--regid=1", "--clear-groups"]
-    server = python_server(pem, environment=asking, wrapper=other)
-    assert handshake(server.port).stapled
-    wait_until(lambda: "the agent" in server.log())
-    wait_until(lambda: list(store.glob("*.der")))
+
+    def is_believed():
+        pem.write_bytes(issue().pem_file.read_bytes())
+        server = python_server(pem, environment=asking, wrapper=other)
+        assert handshake(server.port).stapled
+        wait_until(lambda: "the agent" in server.log())
+        wait_until(lambda: list(store.glob("*.der")))
+
+    with_quick_agent(is_believed)
 
 
 # The servers that it is for.
@@ -859,19 +945,25 @@ def ocspctl(shim, asking):
     return run
 
 
-def test_ocspctl_tells_what_the_agent_has(agent, ocspctl, name, issue, responder, authority):
-    leaf = issue()
+def test_ocspctl_tells_what_the_agent_has(
+    agent, with_quick_agent, ocspctl, name, issue, responder, authority
+):
     agent()
-    code, output = ocspctl("status", leaf.chain_file)
-    assert code == 1
-    assert "the agent has nothing: nobody has asked for it" in output
-    assert responder.count(leaf) == 0
     issuer = authority.certificate.public_bytes(serialization.Encoding.DER)
-    wait_until(lambda: fields(ask(name, question(der(leaf), issuer)))[0] == HOLDS)
-    for command in ("status", "doctor"):
-        code, output = ocspctl(command, leaf.chain_file)
-        assert code == 0
-        assert re.search(r"the agent asks again at \S+Z; good: usable until \S+Z\n$", output)
+
+    def is_told():
+        leaf = issue()
+        code, output = ocspctl("status", leaf.chain_file)
+        assert code == 1
+        assert "the agent has nothing: nobody has asked for it" in output
+        assert responder.count(leaf) == 0
+        wait_until(lambda: fields(ask(name, question(der(leaf), issuer)))[0] == HOLDS)
+        for command in ("status", "doctor"):
+            code, output = ocspctl(command, leaf.chain_file)
+            assert code == 0
+            assert re.search(r"the agent asks again at \S+Z; good: usable until \S+Z\n$", output)
+
+    with_quick_agent(is_told)
 
 
 # Where it is looked for.
@@ -897,26 +989,28 @@ def in_a_network_of_its_own(test):
 
 @needs_root
 def test_it_is_asked_at_its_default_name_unless_told_otherwise(shim, authority, tmp_path):
+    @contextlib.contextmanager
+    def stapling_server(responder, told):
+        leaf = authority.issue(responder=responder.url)
+        responder.answer(leaf, r.good())
+        directory = tmp_path / f"server-{next(_names)}"
+        directory.mkdir()
+        environment = {"OCSPRELOAD_AGENT": told}
+        with servers.SServer(directory, shim, leaf, environment=environment) as server:
+            assert_strict(handshake(server.port).staple, leaf, tmp_path)
+            yield server
+
     def test():
-        with r.Responder() as own:
-            leaf = authority.issue(responder=own.url)
-            own.answer(leaf, r.good())
-            with Agent(shim, tmp_path, "@ocspreload") as running:
-                running.start()
-                (tmp_path / "server").mkdir()
-                server = servers.SServer(
-                    tmp_path / "server", shim, leaf, environment={"OCSPRELOAD_AGENT": None}
-                )
-                with server:
-                    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+        with r.Responder() as own, Agent(shim, tmp_path, "@ocspreload") as running:
+            running.start()
+
+            def is_asked():
+                with stapling_server(own, None) as server:
                     wait_until(lambda: "response of the agent" in server.log())
-                (tmp_path / "other").mkdir()
-                server = servers.SServer(
-                    tmp_path / "other", shim, leaf, environment={"OCSPRELOAD_AGENT": "off"}
-                )
-                with server:
-                    assert_strict(handshake(server.port).staple, leaf, tmp_path)
-                    assert "agent" not in server.log()
+
+            run_with_quick_agent("@ocspreload", is_asked)
+            with stapling_server(own, "off") as server:
+                assert "agent" not in server.log()
 
     in_a_network_of_its_own(test)
 
