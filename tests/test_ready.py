@@ -163,7 +163,7 @@ def test_an_issuer_that_the_server_does_not_send_is_found_elsewhere(
     (ready / "a.der").write_bytes(response(leaf))
     alone = tmp_path / "alone.pem"
     alone.write_bytes(leaf.key_file.read_bytes() + leaf.certificate_file.read_bytes())
-    more = {"OCSPRELOAD_FETCH": fetch, "OCSPRELOAD_TRUSTED": str(authority.file)}
+    more = {"OCSPRELOAD_FETCH": fetch, "OCSPRELOAD_TRUSTED": str(authority.file), **PATIENT}
     server = python_server(alone, environment=told(ready, **more))
     assert_strict(handshake(server.port).staple, leaf, tmp_path)
 
