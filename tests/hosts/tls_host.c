@@ -33,7 +33,8 @@
  *  - reload DIR COUNT: loads DIR/0.pem, DIR/1.pem, … in the place of each other, and shakes hands
  *    with each
  *  - swap FILE MS: loads FILE, takes the own chain in its place
- *  - complete FILE MS: loads FILE, and after MS its own chain into the same context
+ *  - complete FILE MS: loads FILE, and after MS its own chain into the same context; how long was
+ *    it without?
  *  - bereave FILE MS: a child that has loaded FILE is killed
  *  - traces: what a host can see of the shim
  *  - callback: its own status callback and the getters
@@ -1134,12 +1135,18 @@ static int run_swap(char **arguments)
 
 static int run_complete(char **arguments)
 {
-	SSL_CTX *ctx = make_server_of(arguments[0]);
+	struct timespec began, ended;
+	SSL_CTX *ctx;
 
+	clock_gettime(CLOCK_MONOTONIC, &began);
+	ctx = make_server_of(arguments[0]);
 	usleep(parse_number(arguments[1]) * 1000);
 	if (SSL_CTX_use_certificate_chain_file(ctx, chain_file) != 1)
 		fail("cannot load the chain");
-	printf("%d stapled\n", shake_hands(ctx) > 0);
+	clock_gettime(CLOCK_MONOTONIC, &ended);
+	printf("%d stapled, %ld ms\n", shake_hands(ctx) > 0,
+		(long)(ended.tv_sec - began.tv_sec) * 1000 +
+			(ended.tv_nsec - began.tv_nsec) / 1000000);
 	SSL_CTX_free(ctx);
 	return 0;
 }
