@@ -11,6 +11,7 @@ from support import seconds_between
 # What one answer takes: a delay of a tenth of it is more than a busy machine adds by itself, mostly.
 LATENCY = 2
 ATTEMPTS = 3
+BESIDE = 3
 
 BAD = {
     "hangs": r.hanging(),
@@ -30,13 +31,13 @@ def bad_responder():
 @pytest.fixture
 def time_to_staple(python_server, issue, authority, responder, bad_responder, tmp_path):
     """
-    Starts a server with certificates of the bad responder, or none, and one of a good one. Returns
+    Starts a server with certificates of a responder that behaves so, and one of a good one. Returns
     the seconds from the first request that it made to that one's first staple.
     """
 
-    def measure(*behaviours):
+    def measure(behaviour):
         leaves = []
-        for behaviour in behaviours:
+        for _ in range(BESIDE):
             leaves.append(authority.issue("bad.test", responder=bad_responder.url))
             bad_responder.answer(leaves[-1], behaviour)
         good = issue("good.test", behaviour=r.delayed(LATENCY, r.good()))
@@ -64,6 +65,7 @@ def test_a_bad_responder_does_not_delay_the_certificate_of_another(time_to_stapl
     ratios = []
     # Noise comes and goes, what is built in stays.
     while not ratios or (ratios[-1] >= 1.1 and len(ratios) < ATTEMPTS):
-        without = time_to_staple()
-        ratios.append(time_to_staple(behaviour, behaviour, behaviour) / without)
+        # As many certificates to load and to ask for: a slow machine has its work with them.
+        without = time_to_staple(r.good())
+        ratios.append(time_to_staple(behaviour) / without)
     assert ratios[-1] < 1.1, ratios
