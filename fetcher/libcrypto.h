@@ -112,6 +112,7 @@
 	F(X509_get_ex_data)                    \
 	F(X509_get_ext_d2i)                    \
 	F(X509_get_issuer_name)                \
+	F(X509_get_signature_info)             \
 	F(X509_get_subject_name)               \
 	F(X509_issuer_name_hash)               \
 	F(X509_set_ex_data)                    \

@@ -336,8 +336,23 @@ static enum verdict judge_algorithm(struct trial *trial)
 }
 
 /*
- * OCSP_basic_verify would also find these, but cannot say so. A delegated signer is often the
- * first to end: what it signed dies with it, whatever nextUpdate says.
+ * The digest that the issuer has signed a delegate's certificate with; also where RSASSA-PSS has it
+ * in its parameters. What the issuer's own was signed with does not matter: it is trusted as it is.
+ */
+static bool is_forgeable_delegate(const struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	int digest = NID_undef;
+
+	if (crypto->X509_cmp(trial->signer, trial->issuer) == 0)
+		return false;
+	crypto->X509_get_signature_info(trial->signer, &digest, NULL, NULL, NULL);
+	return is_forgeable(digest);
+}
+
+/*
+ * OCSP_basic_verify would also find these, but cannot say so, or would not. A delegated signer is
+ * often the first to end: what it signed dies with it, whatever nextUpdate says.
  */
 static enum verdict judge_signer(struct trial *trial)
 {
@@ -348,6 +363,8 @@ static enum verdict judge_signer(struct trial *trial)
 	if (crypto->OCSP_resp_get0_signer(trial->basic, &signer, trial->issuers) != 1)
 		return VERDICT_BAD_SIGNATURE;
 	trial->signer = signer;
+	if (is_forgeable_delegate(trial))
+		return VERDICT_WEAK_DELEGATE;
 	verdict = judge_validity(trial, signer);
 	return verdict == VERDICT_GOOD ? judge_validity(trial, trial->issuer) : verdict;
 }
@@ -461,6 +478,8 @@ const char *verdict_text(enum verdict verdict)
 		[VERDICT_BAD_ALGORITHM] =
 			"the signature's algorithm is not encoded as it has to be",
 		[VERDICT_WEAK_DIGEST] = "it is signed with a digest that can be forged",
+		[VERDICT_WEAK_DELEGATE] =
+			"its signer's certificate is signed with a digest that can be forged",
 		[VERDICT_SIGNER_NOT_FIRST] = "the first certificate in it is not the signer's",
 		[VERDICT_OTHER_CERTIFICATE] = "an answer about another certificate",
 		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",

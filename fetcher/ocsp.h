@@ -30,6 +30,7 @@ enum verdict {
 	VERDICT_BAD_SIGNATURE,     /* or a signer without the issuer's authority */
 	VERDICT_BAD_ALGORITHM,     /* signatureAlgorithm is not encoded as its algorithm demands */
 	VERDICT_WEAK_DIGEST,       /* signed with MD5 or an older one */
+	VERDICT_WEAK_DELEGATE,     /* the delegated signer's certificate is */
 	VERDICT_SIGNER_NOT_FIRST,  /* certificates came along, and the first is not the signer's */
 	VERDICT_OTHER_CERTIFICATE, /* no SingleResponse with our CertID */
 	VERDICT_NOT_YET_VALID,     /* thisUpdate or producedAt more than OCSP_SKEW in the future, or

@@ -92,6 +92,11 @@ def signed_with_md5(leaf):
     return r.Answer(t.wrap(_sequence(tbs, *t.signed_with(leaf.authority.key, "md5", tbs))))
 
 
+def delegated_with_md5(leaf):
+    signer = t.delegate_signed_with_md5(leaf.authority)
+    return r.Answer(leaf.authority.respond(leaf.certificate, signer=signer))
+
+
 def indefinite(basic):
     tbs, *rest = t.split(basic)
     return t.wrap(_sequence(b"\x30\x80" + b"".join(t.split(tbs)) + b"\0\0", *rest))
@@ -262,6 +267,7 @@ def lies(responder, other):
             "by a delegate with another usage": r.delegated("server"),
             "by a delegate that has expired": r.delegated(not_after=-10),
             "by a delegate that is not valid yet": r.delegated(not_before=60),
+            "by a delegate that can be forged (MD5)": delegated_with_md5,
             "by a delegate of another CA": delegated_by_another_authority,
             "another certificate in front of the signer's": certificates_in_front,
         },

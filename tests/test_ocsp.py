@@ -8,6 +8,7 @@ import subprocess
 
 import ca
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.x509 import ocsp
@@ -18,6 +19,7 @@ NOT_BASIC = "refused: no BasicOCSPResponse"
 BAD_VERSION = "refused: a version that does not exist"
 BAD_SIGNATURE = "refused: the signature is wrong, or not by the issuer or a delegated signer of it"
 BAD_ALGORITHM = "refused: the signature's algorithm is not encoded as it has to be"
+WEAK_DELEGATE = "refused: its signer's certificate is signed with a digest that can be forged"
 SIGNER_NOT_FIRST = "refused: the first certificate in it is not the signer's"
 OTHER_CERTIFICATE = "refused: an answer about another certificate"
 NOT_YET_VALID = "refused: not valid yet (is the clock right?)"
@@ -405,9 +407,18 @@ RSA_PSS = bytes.fromhex("06092a864886f70d01010a")
 MGF1 = bytes.fromhex("06092a864886f70d010108")
 
 
-def pss(number, salt, null=b"\x05\0"):
-    """The AlgorithmIdentifier of RSASSA-PSS; number 1 is SHA-256."""
-    digest = ca.tlv(0x30, bytes.fromhex("06096086480165030402") + bytes([number]), null)
+DIGESTS = {
+    "md5": bytes.fromhex("06082a864886f70d0205"),
+    "sha1": bytes.fromhex("06052b0e03021a"),
+    "sha256": bytes.fromhex("0609608648016503040201"),
+    "sha384": bytes.fromhex("0609608648016503040202"),
+    "sha512": bytes.fromhex("0609608648016503040203"),
+}
+
+
+def pss(digest, salt, null=b"\x05\0"):
+    """The AlgorithmIdentifier of RSASSA-PSS."""
+    digest = ca.tlv(0x30, DIGESTS[digest.name], null)
     return ca.tlv(
         0x30,
         RSA_PSS,
@@ -432,11 +443,45 @@ def test_an_rsa_pss_signature_is_accepted_in_its_common_encodings_only(court, tm
         result = court.check(response, "-i", authority.file, leaf_file=leaf.certificate_file)
         return result.stdout.decode().strip()
 
-    for number, digest in ((1, hashes.SHA256()), (2, hashes.SHA384()), (3, hashes.SHA512())):
+    for digest in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512()):
         size = digest.digest_size
-        assert judge(pss(number, size), digest, size) == good(court.until)
-        assert judge(pss(number, size, null=b""), digest, size) == BAD_ALGORITHM
-        assert judge(pss(number, 20), digest, 20) == BAD_ALGORITHM
+        assert judge(pss(digest, size), digest, size) == good(court.until)
+        assert judge(pss(digest, size, null=b""), digest, size) == BAD_ALGORITHM
+        assert judge(pss(digest, 20), digest, 20) == BAD_ALGORITHM
+
+
+def delegate_signed_with(authority, algorithm, scheme, digest):
+    """A delegate whose certificate its issuer, which has an RSA key, has signed in that way."""
+    delegate = authority.delegate()
+    version, serial, _, *rest = split(delegate.certificate.tbs_certificate_bytes)
+    tbs = ca.tlv(0x30, version, serial, algorithm, *rest)
+    signature = ca.tlv(0x03, b"\0", authority.key.sign(tbs, scheme, digest))
+    certificate = x509.load_der_x509_certificate(ca.tlv(0x30, tbs, algorithm, signature))
+    return ca.Signer(delegate.key, certificate, True)
+
+
+def delegate_signed_with_md5(authority):
+    algorithm, _ = signed_with(authority.key, "md5", b"")
+    return delegate_signed_with(authority, algorithm, padding.PKCS1v15(), hashes.MD5())
+
+
+def test_a_delegate_whose_certificate_can_be_forged_is_refused(court, tmp_path):
+    authority = ca.Authority.create(tmp_path, "Delegates", kind="rsa")
+    leaf = authority.issue("delegates.example.org")
+
+    def judge(algorithm, scheme, digest):
+        signer = delegate_signed_with(authority, algorithm, scheme, digest)
+        response = court.respond(leaf.certificate, authority, signer=signer)
+        result = court.check(response, "-i", authority.file, leaf_file=leaf.certificate_file)
+        return result.stdout.decode().strip()
+
+    for digest in (hashes.MD5(), hashes.SHA1(), hashes.SHA256()):
+        wanted = WEAK_DELEGATE if digest.name == "md5" else good(court.until)
+        algorithm, _ = signed_with(authority.key, digest.name, b"")
+        assert judge(algorithm, padding.PKCS1v15(), digest) == wanted
+        size = digest.digest_size
+        scheme = padding.PSS(padding.MGF1(digest), size)
+        assert judge(pss(digest, size), scheme, digest) == wanted
 
 
 def test_the_signers_certificate_is_the_first_of_those_that_come_along(court):
