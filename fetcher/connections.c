@@ -14,8 +14,14 @@ struct idle {
 	bool was_left; /* by those who could have taken it since the last sweep */
 };
 
+struct silence {
+	struct sockaddr_storage address;
+	int64_t at; /* 0: this place is free */
+};
+
 struct connections {
 	struct idle list[CONNECTIONS];
+	struct silence silent[CONNECTIONS_SILENT];
 };
 
 static bool is_free(const struct idle *idle)
@@ -129,4 +135,37 @@ void connections_sweep(struct connections *connections, bool more, int64_t now)
 			descriptor_close(&idle->connection.socket);
 		idle->was_left = true;
 	}
+}
+
+static bool is_of(const struct silence *silence, const struct sockaddr_storage *address)
+{
+	return silence->at != 0 && memcmp(&silence->address, address, sizeof(*address)) == 0;
+}
+
+void connections_note_silence(
+	struct connections *connections, const struct sockaddr_storage *address, int64_t now)
+{
+	struct silence *place = connections->silent;
+
+	for (size_t i = 0; i < CONNECTIONS_SILENT; i++) {
+		struct silence *silence = &connections->silent[i];
+
+		if (is_of(silence, address)) {
+			place = silence;
+			break;
+		}
+		if (silence->at < place->at)
+			place = silence;
+	}
+	place->address = *address;
+	place->at = now;
+}
+
+int64_t connections_last_silence(
+	const struct connections *connections, const struct sockaddr_storage *address)
+{
+	for (size_t i = 0; i < CONNECTIONS_SILENT; i++)
+		if (is_of(&connections->silent[i], address))
+			return connections->silent[i].at;
+	return 0;
 }

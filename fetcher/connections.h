@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Connections that have carried an exchange and may carry the next one to the same peer (RFC 9112,
- * 9.3). Only for moments: a descriptor in a stranger's process is on loan. For the loop's thread
- * alone.
+ * 9.3). Only for moments: a descriptor in a stranger's process is on loan. And which addresses had
+ * better not be connected with first. For the loop's thread alone.
  */
 #ifndef OCSPRELOAD_CONNECTIONS_H
 #define OCSPRELOAD_CONNECTIONS_H
@@ -25,6 +25,8 @@ enum {
 	 * others of ours waiting.
 	 */
 	CONNECTION_LIFE = 2000,
+	/* Addresses whose silence is remembered, the latest. */
+	CONNECTIONS_SILENT = 16,
 	ENDPOINT_SIZE = INET6_ADDRSTRLEN + sizeof("[]:65535"),
 };
 
@@ -65,6 +67,15 @@ bool connections_take(struct connections *connections, const struct url *peer, u
  * CONNECTIONS_SPARE of a peer stay. To be called after each turn of exchanges. NULL is allowed.
  */
 void connections_sweep(struct connections *connections, bool more, int64_t now);
+
+/*
+ * Whoever is at this address has let a request go unanswered until now (steady clock); and when it
+ * last did so, 0: never, or long ago. The port belongs to it; compared byte by byte.
+ */
+void connections_note_silence(
+	struct connections *connections, const struct sockaddr_storage *address, int64_t now);
+int64_t connections_last_silence(
+	const struct connections *connections, const struct sockaddr_storage *address);
 
 /* Closes them all: when there is nothing in flight, and nobody will sweep. NULL is allowed. */
 void connections_close(struct connections *connections);

@@ -31,6 +31,7 @@ struct exchange {
 	bool is_resolving;
 	struct addresses addresses;
 	struct descriptor sockets[RESOLVE_ADDRESSES]; /* those that race, by address */
+	bool has_failed[RESOLVE_ADDRESSES];           /* by address: not to be tried again */
 	size_t next;                                  /* address to try */
 	int64_t next_at;                              /* when, if none fails before */
 	struct descriptor *socket;                    /* of the address that won; else NULL */
@@ -103,12 +104,33 @@ static void describe_stage(const struct exchange *exchange, char *text, size_t r
 	}
 }
 
-static void fail_late(struct exchange *exchange)
+/* With the connection, and nothing that HTTP begins with. */
+static bool is_unanswered(const struct exchange *exchange)
+{
+	return exchange->socket && exchange->reader.status == 0;
+}
+
+/*
+ * Who is silent is waited for to the end: to ask at another address in the meantime would double
+ * what a responder that is merely slow has to do. But the next exchange turns to it last.
+ */
+static void note_silence(struct exchange *exchange, int64_t now)
+{
+	size_t i = (size_t)(exchange->socket - exchange->sockets);
+
+	if (exchange->connections && i < exchange->addresses.count)
+		connections_note_silence(
+			exchange->connections, &exchange->addresses.list[i].address, now);
+}
+
+static void fail_late(struct exchange *exchange, int64_t now)
 {
 	/* Tenths of a second, rounded; a decimal point of printf's would be the locale's. */
 	long long tenths = (exchange->deadline - exchange->started + 50) / 100;
 	char stage[400];
 
+	if (is_unanswered(exchange))
+		note_silence(exchange, now);
 	describe_stage(exchange, stage, sizeof(stage));
 	if (tenths % 10 == 0)
 		set_why(exchange, "no answer within %lld s (%s)", tenths / 10, stage);
@@ -137,6 +159,14 @@ static void describe_endpoint(struct exchange *exchange, size_t i)
 		exchange->peer.port);
 }
 
+/* The first at or after i that has not failed. */
+static void turn_to(struct exchange *exchange, size_t i)
+{
+	while (i < exchange->addresses.count && exchange->has_failed[i])
+		i++;
+	exchange->next = i;
+}
+
 /*
  * How the address at i failed, and that the next may start at once: the same once more if it was
  * the host that closed the socket (see try_afresh).
@@ -152,6 +182,8 @@ static void take_refusal(struct exchange *exchange, size_t i, int error, int64_t
 	if (error == EBADF && !exchange->was_lost && exchange->next == i + 1) {
 		exchange->was_lost = true;
 		exchange->next = i;
+	} else {
+		exchange->has_failed[i] = true;
 	}
 	if (count > 1)
 		snprintf(others, sizeof(others), ", the last of %zu addresses", count);
@@ -167,19 +199,22 @@ static void take_refusal(struct exchange *exchange, size_t i, int error, int64_t
 			strerror(error));
 }
 
-static void connect_next(struct exchange *exchange, int64_t now)
+/* True if the address is in the race. */
+static bool connect_next(struct exchange *exchange, int64_t now)
 {
-	size_t i = exchange->next++;
+	size_t i = exchange->next;
 	const struct sockaddr *address =
 		(const struct sockaddr *)&exchange->addresses.list[i].address;
 	struct descriptor *socket = &exchange->sockets[i];
 
 	describe_endpoint(exchange, i);
+	turn_to(exchange, i + 1);
 	exchange->next_at = now + EXCHANGE_HEAD_START;
 	if (!descriptor_open(socket, address->sa_family, SOCK_STREAM, 0) ||
 		(connect(socket->number, address, exchange->addresses.list[i].size) != 0 &&
 			errno != EINPROGRESS && errno != EINTR))
 		take_refusal(exchange, i, errno, now);
+	return socket->number >= 0;
 }
 
 /* What has become of the attempt at i: 0 if it is connected, EINPROGRESS, or why it failed. */
@@ -240,8 +275,7 @@ static bool step_connecting(struct exchange *exchange, int64_t now)
 		return true;
 	while (exchange->next < exchange->addresses.count &&
 		(racing == 0 || now >= exchange->next_at)) {
-		connect_next(exchange, now);
-		racing += exchange->sockets[exchange->next - 1].number >= 0;
+		racing += connect_next(exchange, now);
 	}
 	if (racing == 0)
 		fail(exchange);
@@ -288,9 +322,30 @@ static void begin_resolving(struct exchange *exchange)
 		addresses_arrived, exchange);
 }
 
+/* Those that were silent when they were last asked come last, the latest of them at the end. */
+static void put_off_silent(struct exchange *exchange)
+{
+	struct addresses *addresses = &exchange->addresses;
+	int64_t silent[RESOLVE_ADDRESSES];
+
+	for (size_t i = 0; exchange->connections && i < addresses->count; i++) {
+		struct endpoint one = addresses->list[i];
+		int64_t at = connections_last_silence(exchange->connections, &one.address);
+		size_t to = i;
+
+		for (; to > 0 && silent[to - 1] > at; to--) {
+			silent[to] = silent[to - 1];
+			addresses->list[to] = addresses->list[to - 1];
+		}
+		silent[to] = at;
+		addresses->list[to] = one;
+	}
+}
+
 static void begin_connecting(struct exchange *exchange)
 {
 	drop_forbidden(exchange);
+	put_off_silent(exchange);
 	exchange->state = EXCHANGE_CONNECTING;
 }
 
@@ -329,6 +384,15 @@ static void keep(struct exchange *exchange, int64_t now)
 	connections_keep(exchange->connections, &exchange->peer, &connection, now);
 }
 
+/* Without connection, request or response. */
+static void start_over(struct exchange *exchange, enum exchange_state state)
+{
+	finish(exchange, state);
+	exchange->sent = 0;
+	http_reader_free(&exchange->reader);
+	http_reader_init(&exchange->reader, EXCHANGE_LIMIT);
+}
+
 /*
  * On a new connection, if this one was kept too long: it has ended without a byte, or all that its
  * server says is that it waited for us in vain. Also once if the host has closed it: those that
@@ -344,14 +408,29 @@ static bool try_afresh(struct exchange *exchange)
 	else if (!exchange->is_reused ||
 		 (reader->seen > 0 && reader->status != HTTP_REQUEST_TIMEOUT))
 		return false;
-	finish(exchange, EXCHANGE_BEGINNING);
+	start_over(exchange, EXCHANGE_BEGINNING);
 	exchange->is_reused = false;
+	memset(exchange->has_failed, 0, sizeof(exchange->has_failed));
 	exchange->next = 0;
-	exchange->sent = 0;
-	http_reader_free(reader);
-	http_reader_init(reader, EXCHANGE_LIMIT);
 	begin_resolving(exchange);
 	return true;
+}
+
+/*
+ * With why set. On to another address, if this one has said nothing in HTTP: a name may stand for
+ * several machines, one of which is dead, or not what it should be. None is asked twice.
+ */
+static void break_off(struct exchange *exchange)
+{
+	if (is_unanswered(exchange)) {
+		exchange->has_failed[exchange->socket - exchange->sockets] = true;
+		turn_to(exchange, 0);
+		if (exchange->next < exchange->addresses.count) {
+			start_over(exchange, EXCHANGE_CONNECTING);
+			return;
+		}
+	}
+	fail(exchange);
 }
 
 static void begin(struct exchange *exchange, int64_t now)
@@ -397,7 +476,7 @@ static void take_reader_state(struct exchange *exchange, enum http_state state, 
 		finish(exchange, EXCHANGE_DONE);
 	} else {
 		set_why(exchange, "%s (%s)", exchange->reader.why, exchange->endpoint);
-		fail(exchange);
+		break_off(exchange);
 	}
 }
 
@@ -419,7 +498,7 @@ static bool step_receiving(struct exchange *exchange, int64_t now)
 	} else if (!try_afresh(exchange)) {
 		set_why(exchange, "the connection with %s broke: %s", exchange->endpoint,
 			strerror(errno));
-		fail(exchange);
+		break_off(exchange);
 	}
 	return !is_over(exchange);
 }
@@ -561,7 +640,7 @@ enum exchange_state exchange_step(struct exchange *exchange, short revents, int6
 	while (step_once(exchange, now))
 		;
 	if (!is_over(exchange) && now >= exchange->deadline)
-		fail_late(exchange);
+		fail_late(exchange, now);
 	return exchange->state;
 }
 

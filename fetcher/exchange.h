@@ -6,6 +6,9 @@
  *     beginning ─► resolving ─► connecting ─► sending ─► receiving ─► done
  *         │            └────────────┴───────────┴───────────┴───────► failed
  *         └─ over a kept connection: to sending, and back to resolving if it turns out dead
+ *
+ * From receiving it goes back to connecting where there is another address, and this one has ended
+ * or become nonsense before a status line.
  */
 #ifndef OCSPRELOAD_EXCHANGE_H
 #define OCSPRELOAD_EXCHANGE_H
@@ -72,7 +75,10 @@ struct pollfd exchange_poll(const struct exchange *exchange, int64_t now, int *t
  * addresses of the peer race as RFC 8305, 5 describes: each is tried when the one before has failed
  * or had its head start, and the first that accepts the connection is used. A kept connection that
  * ends before the first byte of a response has met its server's closing it: the request is sent
- * once more, on a new one (RFC 9112, 9.3.1; what we POST asks, and changes nothing).
+ * once more, on a new one (RFC 9112, 9.3.1; what we POST asks, and changes nothing). Where a new
+ * one ends before a status line, or sends something else, the peer's other addresses get the
+ * request, each once at the most. One that stays silent has until the deadline, but is the last
+ * that the next exchange with the same connections turns to.
  */
 enum exchange_state exchange_step(struct exchange *exchange, short revents, int64_t now);
 

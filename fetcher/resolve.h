@@ -19,8 +19,8 @@ enum { RESOLVE_ADDRESSES = 8 };
 struct addresses {
 	size_t count; /* 0: failed, see why */
 	const char *why;
-	struct {
-		struct sockaddr_storage address;
+	struct endpoint {
+		struct sockaddr_storage address; /* zero where it says nothing */
 		socklen_t size;
 	} list[RESOLVE_ADDRESSES];
 };

@@ -543,3 +543,56 @@ def test_an_address_that_refuses_costs_nothing(s_server, authority, responder, h
     responder.answer(leaf, r.good())
     server = s_server(leaf, wrapper=hosts("127.0.0.2 both.test\n127.0.0.1 both.test\n"))
     assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+
+@pytest.fixture
+def beside(responder):
+    """Another responder, at another address and the same port."""
+    other = r.Responder(address="127.0.0.2")
+    other.port = responder.port
+    with other:
+        yield other
+
+
+BREAKS = {
+    "that hangs up": r.hanging_up(),
+    "that is no HTTP server": r.without_http(r.bytes_of(b"220 mail.test ESMTP\r\n")),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("behaviour", BREAKS.values(), ids=BREAKS)
+def test_an_address_without_an_answer_is_passed_over(
+    s_server, authority, responder, beside, hosts, tmp_path, behaviour
+):
+    leaf = authority.issue(responder=f"http://both.test:{responder.port}/")
+    beside.answer(leaf, behaviour)
+    responder.answer(leaf, r.good())
+    server = s_server(
+        leaf,
+        wrapper=hosts("127.0.0.2 both.test\n127.0.0.1 both.test\n"),
+        environment={"OCSPRELOAD_TIMEOUT": "60s"},
+    )
+    staple = wait_until(lambda: handshake(server.port).staple, what=server.log)
+    assert_strict(staple, leaf, tmp_path)
+    assert beside.count(leaf) == responder.count(leaf) == 1
+
+
+@needs_root
+def test_an_address_that_never_answers_is_the_last_the_next_time(
+    s_server, authority, responder, beside, hosts, tmp_path
+):
+    leaf = authority.issue(responder=f"http://both.test:{responder.port}/")
+    beside.answer(leaf, r.hanging())
+    responder.answer(leaf, r.good())
+    server = s_server(
+        leaf,
+        wrapper=hosts("127.0.0.2 both.test\n127.0.0.1 both.test\n"),
+        environment={**IMPATIENT, "OCSPRELOAD_TIMEOUT": "3s"},
+    )
+    staple = wait_until(lambda: handshake(server.port).staple, what=server.log)
+    assert_strict(staple, leaf, tmp_path)
+    # On a machine so slow that this one is late, too, they take turns.
+    silent, asked = beside.asked_for(leaf), responder.asked_for(leaf)
+    assert silent[0].at < asked[0].at
+    assert all(asked[0].at < another.at for another in silent[1:])

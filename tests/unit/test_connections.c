@@ -330,6 +330,52 @@ static void test_a_fork(void)
 	end(server);
 }
 
+static struct sockaddr_storage address_at(int number)
+{
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(80)};
+	struct sockaddr_storage address = {0};
+
+	v4.sin_addr.s_addr = htonl(0xc0000200U + (unsigned)number);
+	memcpy(&address, &v4, sizeof(v4));
+	return address;
+}
+
+static int64_t last_silence(int number)
+{
+	struct sockaddr_storage address = address_at(number);
+
+	return connections_last_silence(pool, &address);
+}
+
+static void note_silence(int number, int64_t now)
+{
+	struct sockaddr_storage address = address_at(number);
+
+	connections_note_silence(pool, &address, now);
+}
+
+static void test_the_latest_silences_are_remembered(void)
+{
+	struct sockaddr_storage other_port = address_at(1);
+
+	begin();
+	CHECK_EQ(last_silence(1), 0);
+	for (int i = 1; i <= CONNECTIONS_SILENT; i++)
+		note_silence(i, START + i);
+	for (int i = 1; i <= CONNECTIONS_SILENT; i++)
+		CHECK_EQ(last_silence(i), START + i);
+	((struct sockaddr_in *)&other_port)->sin_port = htons(8080);
+	CHECK_EQ(connections_last_silence(pool, &other_port), 0);
+	/* Again, which takes no place; and another, which takes that of the longest ago. */
+	note_silence(1, START + 100);
+	note_silence(99, START + 101);
+	CHECK_EQ(last_silence(1), START + 100);
+	CHECK_EQ(last_silence(2), 0);
+	CHECK_EQ(last_silence(3), START + 3);
+	CHECK_EQ(last_silence(99), START + 101);
+	connections_free(pool);
+}
+
 int main(void)
 {
 	out.socket.number = -1;
@@ -344,5 +390,6 @@ int main(void)
 	test_there_is_an_end_of_room();
 	test_one_that_the_host_has_closed();
 	test_a_fork();
+	test_the_latest_silences_are_remembered();
 	return check_result();
 }

@@ -73,6 +73,7 @@ struct server {
 	const char *text;
 	size_t sent;
 	int64_t last;
+	struct server *beside; /* has its turn after this one */
 };
 
 static int open_port(bool listening, in_port_t *port)
@@ -163,6 +164,8 @@ static void flood(struct server *server)
 	hang_up(server);
 }
 
+static const char hello[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
 static void server_open(struct server *server, struct resolver *resolver)
 {
 	*server = (struct server){.connection = -1};
@@ -170,12 +173,18 @@ static void server_open(struct server *server, struct resolver *resolver)
 	add_address(resolver, server->port);
 }
 
+static void server_forget(struct server *server)
+{
+	buffer_free(&server->received);
+	server->sent = 0;
+}
+
 static void server_open_to_answer(struct server *server, struct resolver *resolver)
 {
 	server_open(server, resolver);
 	server->wanted = 1;
 	server->answer = answer_text;
-	server->text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+	server->text = hello;
 }
 
 static void server_close(struct server *server)
@@ -196,7 +205,7 @@ static void server_receive(struct server *server)
 		hang_up(server);
 }
 
-static void server_step(struct server *server)
+static void server_step_alone(struct server *server)
 {
 	if (server->connection < 0 && server->sent == 0 && server->received.size == 0) {
 		server->connection =
@@ -207,6 +216,12 @@ static void server_step(struct server *server)
 		server_receive(server);
 	if (server->connection >= 0 && server->received.size >= server->wanted && server->answer)
 		server->answer(server);
+}
+
+static void server_step(struct server *server)
+{
+	for (; server; server = server->beside)
+		server_step_alone(server);
 }
 
 /*
@@ -345,9 +360,12 @@ static void test_broken_answers(void)
 /* Turns until the server has the request, and some more. */
 static enum exchange_state run_into_silence(struct exchange *exchange, struct server *server)
 {
+	int64_t give_up = clock_steady() + LONG;
 	enum exchange_state state = run_past(exchange, server, EXCHANGE_SENDING);
 
 	for (int turns = 0; turns < 10 && state < EXCHANGE_DONE;) {
+		if (!CHECK(clock_steady() < give_up))
+			break;
 		turns += server->received.size >= server->wanted;
 		poll(NULL, 0, 1);
 		server_step(server);
@@ -471,6 +489,173 @@ static void test_second_address_after_a_refusal(void)
 	close(closed);
 }
 
+/*
+ * A name that stands for several machines
+ */
+
+/* Two, of which the second answers. */
+struct machines {
+	struct resolver resolver;
+	struct server first, second;
+	struct exchange *exchange;
+};
+
+static void start_machines(
+	struct machines *machines, void (*answer)(struct server *), const char *text, int64_t time)
+{
+	memset(machines, 0, sizeof(*machines));
+	server_open(&machines->first, &machines->resolver);
+	server_open_to_answer(&machines->second, &machines->resolver);
+	machines->first.wanted = machines->second.wanted = sizeof(request) - 1;
+	machines->first.answer = answer;
+	machines->first.text = text;
+	machines->first.beside = &machines->second;
+	machines->exchange = start(&machines->resolver, time);
+}
+
+/* With the whole request having come to the first, and as often as is said to the second. */
+static void stop_machines(struct machines *machines, int asked_second)
+{
+	CHECK_EQ(machines->first.received.size, sizeof(request) - 1);
+	CHECK_EQ(machines->second.accepted, asked_second);
+	CHECK_EQ(machines->second.received.size, asked_second ? sizeof(request) - 1 : 0);
+	exchange_free(machines->exchange);
+	server_close(&machines->first);
+	server_close(&machines->second);
+}
+
+static void check_next_machine(void (*answer)(struct server *), const char *text)
+{
+	struct machines machines;
+
+	start_machines(&machines, answer, text, LONG);
+	if (CHECK_EQ(run(machines.exchange, &machines.first), EXCHANGE_DONE))
+		check_body(machines.exchange, "hello");
+	stop_machines(&machines, 1);
+}
+
+static void test_second_address_after_no_answer(void)
+{
+	check_next_machine(hang_up, "");
+	check_next_machine(reset, "");
+	check_next_machine(answer_text, "220 mail.test ESMTP\r\n");
+	check_next_machine(answer_text_and_hang_up, "HTTP/1.1 2");
+	check_next_machine(answer_text_and_reset, "HTTP/1.1 2");
+}
+
+/* Whatever it is: the machine has said it. */
+static void check_only_machine(void (*answer)(struct server *), const char *text)
+{
+	struct machines machines;
+
+	start_machines(&machines, answer, text, LONG);
+	run(machines.exchange, &machines.first);
+	stop_machines(&machines, 0);
+}
+
+static void test_no_second_address_after_an_answer(void)
+{
+	check_only_machine(answer_text, "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+	check_only_machine(answer_text_and_hang_up, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
+	check_only_machine(answer_text, "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n");
+	check_only_machine(answer_text_and_hang_up, "HTTP/1.1 100 Continue\r\n\r\n");
+}
+
+/* Each is turned to once, those that have refused before the first had its turn, too. */
+static void test_that_all_addresses_break(void)
+{
+	struct machines machines;
+	struct resolver resolver = {0};
+	struct exchange *exchange;
+	struct server server;
+	in_port_t port;
+	int closed = open_port(false, &port);
+
+	add_address(&resolver, port);
+	server_open(&server, &resolver);
+	server.wanted = sizeof(request) - 1;
+	server.answer = hang_up;
+	exchange = start(&resolver, LONG);
+	CHECK_EQ(run(exchange, &server), EXCHANGE_FAILED);
+	CHECK(why_says(exchange, "closed the connection without an answer"));
+	CHECK_EQ(server.accepted, 1);
+	exchange_free(exchange);
+	server_close(&server);
+
+	start_machines(&machines, hang_up, "", LONG);
+	machines.second.answer = reset;
+	add_address(&machines.resolver, port);
+	CHECK_EQ(run(machines.exchange, &machines.first), EXCHANGE_FAILED);
+	CHECK(why_says(machines.exchange, "connection refused by 127.0.0.1:80, the last of 3"));
+	CHECK_EQ(exchange_response(machines.exchange)->seen, 0);
+	CHECK_EQ(machines.first.accepted, 1);
+	stop_machines(&machines, 1);
+
+	start_machines(&machines, hang_up, "", LONG);
+	machines.second.answer = answer_text;
+	machines.second.text = "220 mail.test ESMTP\r\n";
+	CHECK_EQ(run(machines.exchange, &machines.first), EXCHANGE_FAILED);
+	CHECK(why_says(machines.exchange, "not an HTTP/1 server"));
+	CHECK_EQ(machines.first.accepted, 1);
+	stop_machines(&machines, 1);
+	close(closed);
+}
+
+/* A redirect's addresses are no more after a break than they were before. */
+static void test_that_restrictions_hold_after_a_break(void)
+{
+	struct machines machines;
+	struct sockaddr_in *second;
+
+	start_machines(&machines, hang_up, "", LONG);
+	second = (struct sockaddr_in *)&machines.resolver.answer.list[1].address;
+	second->sin_addr.s_addr = htonl(0x0a000001); /* 10.0.0.1 */
+	exchange_restrict(machines.exchange, ADDRESS_LOOPBACK);
+	CHECK_EQ(run(machines.exchange, &machines.first), EXCHANGE_FAILED);
+	CHECK(why_says(machines.exchange, "closed the connection without an answer"));
+	stop_machines(&machines, 0);
+}
+
+/* To the end; but it is the last to be asked the next time, and the first once the other is. */
+static void test_that_silence_is_waited_for_and_remembered(void)
+{
+	struct connections *connections = connections_new();
+	struct machines machines;
+
+	stopped_clock = clock_steady();
+	start_machines(&machines, NULL, "", SHORT);
+	exchange_reuse(machines.exchange, connections);
+	CHECK_EQ(run_into_silence(machines.exchange, &machines.first), EXCHANGE_RECEIVING);
+	stopped_clock += SHORT;
+	CHECK_EQ(exchange_step(machines.exchange, 0, now_steady()), EXCHANGE_FAILED);
+	CHECK_EQ(machines.second.accepted, 0);
+	exchange_free(machines.exchange);
+
+	machines.exchange = start(&machines.resolver, SHORT);
+	exchange_reuse(machines.exchange, connections);
+	machines.second.answer = NULL;
+	machines.second.beside = &machines.first;
+	machines.first.beside = NULL;
+	CHECK_EQ(run_into_silence(machines.exchange, &machines.second), EXCHANGE_RECEIVING);
+	CHECK_EQ(machines.first.accepted, 1);
+	CHECK_EQ(machines.second.accepted, 1);
+	stopped_clock += SHORT;
+	CHECK_EQ(exchange_step(machines.exchange, 0, now_steady()), EXCHANGE_FAILED);
+	exchange_free(machines.exchange);
+
+	hang_up(&machines.first);
+	server_forget(&machines.first);
+	machines.exchange = start(&machines.resolver, SHORT);
+	exchange_reuse(machines.exchange, connections);
+	machines.first.answer = answer_text;
+	machines.first.text = hello;
+	CHECK_EQ(run(machines.exchange, &machines.first), EXCHANGE_DONE);
+	CHECK_EQ(machines.first.accepted, 2);
+	stop_machines(&machines, 1);
+	connections_free(connections);
+	stopped_clock = 0;
+}
+
 enum { FILLERS = 64 };
 
 /* A port that answers nothing: its queue of connections is full. False if it cannot be had. */
@@ -557,6 +742,35 @@ static void check_that_a_refusal_is_not_waited_for(struct resolver *resolver, in
 	close(closed);
 }
 
+/* It may only be slow, and is all that is left when the one that was faster breaks off. */
+static void check_that_silence_gets_another_chance(struct resolver *resolver)
+{
+	int64_t give_up = clock_steady() + LONG;
+	struct exchange *exchange;
+	struct server server;
+	enum exchange_state state;
+	int before;
+
+	server_open_to_answer(&server, resolver);
+	server.answer = hang_up;
+	before = count_descriptors();
+	stopped_clock = clock_steady();
+	exchange = start(resolver, LONG);
+	CHECK_EQ(exchange_step(exchange, 0, now_steady()), EXCHANGE_CONNECTING);
+	stopped_clock += EXCHANGE_HEAD_START;
+	run_past(exchange, &server, EXCHANGE_SENDING);
+	CHECK_EQ(count_sockets(before), server.connection >= 0 ? 2 : 1);
+	do {
+		server_step(&server);
+		state = exchange_step(exchange, 0, now_steady());
+	} while (state == EXCHANGE_RECEIVING && CHECK(clock_steady() < give_up));
+	CHECK_EQ(state, EXCHANGE_CONNECTING);
+	CHECK_EQ(count_sockets(before), 1);
+	stopped_clock = 0;
+	exchange_free(exchange);
+	server_close(&server);
+}
+
 static void test_silence(void)
 {
 	struct resolver resolver = {0};
@@ -578,6 +792,8 @@ static void test_silence(void)
 		check_that_a_refusal_is_not_waited_for(&resolver, port);
 		resolver.answer.count = 1;
 		check_that_silence_gets_a_rival(&resolver);
+		resolver.answer.count = 1;
+		check_that_silence_gets_another_chance(&resolver);
 	} else {
 		printf("a full queue is not silent here: not tested\n");
 	}
@@ -669,14 +885,7 @@ struct acquaintance {
 	struct exchange *exchange; /* the second, not yet begun */
 };
 
-static const char hello[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 static const char world[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nworld";
-
-static void server_forget(struct server *server)
-{
-	buffer_free(&server->received);
-	server->sent = 0;
-}
 
 static struct exchange *start_reusing(struct acquaintance *one, const struct url *url)
 {
@@ -1004,6 +1213,11 @@ int main(void)
 	test_a_request_that_does_not_fit();
 	test_refusal();
 	test_second_address_after_a_refusal();
+	test_second_address_after_no_answer();
+	test_no_second_address_after_an_answer();
+	test_that_all_addresses_break();
+	test_that_restrictions_hold_after_a_break();
+	test_that_silence_is_waited_for_and_remembered();
 	test_silence();
 	test_restrictions();
 	test_no_address();
