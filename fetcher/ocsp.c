@@ -244,6 +244,30 @@ static enum verdict judge_extensions(struct trial *trial)
 	return VERDICT_GOOD;
 }
 
+/* Of a time that OpenSSL can read: it also reads fractions, offsets, and times without seconds. */
+static bool is_plain_time(const struct libcrypto *crypto, const ASN1_GENERALIZEDTIME *time)
+{
+	enum { SIZE = sizeof("YYYYMMDDHHMMSSZ") - 1 };
+
+	return !time || (crypto->ASN1_STRING_length(time) == SIZE &&
+				crypto->ASN1_STRING_get0_data(time)[SIZE - 1] == 'Z');
+}
+
+/* See ocsp.h. A revocation counts in whatever form it can be read. */
+static enum verdict judge_time_forms(struct trial *trial)
+{
+	const struct libcrypto *crypto = trial->crypto;
+	ASN1_GENERALIZEDTIME *this_update, *next_update;
+
+	if (trial->status != V_OCSP_CERTSTATUS_GOOD)
+		return VERDICT_GOOD;
+	crypto->OCSP_single_get0_status(trial->single, NULL, NULL, &this_update, &next_update);
+	if (is_plain_time(crypto, crypto->OCSP_resp_get0_produced_at(trial->basic)) &&
+		is_plain_time(crypto, this_update) && is_plain_time(crypto, next_update))
+		return VERDICT_GOOD;
+	return VERDICT_BAD_TIME_FORM;
+}
+
 static enum verdict judge_times(struct trial *trial)
 {
 	struct judgement *times = &trial->judgement;
@@ -427,6 +451,7 @@ static enum verdict judge(
 	static enum verdict (*const steps[])(struct trial * trial) = {
 		choose_single,
 		judge_times,
+		judge_time_forms,
 		judge_extensions,
 		judge_algorithm,
 		judge_signer,
@@ -485,6 +510,7 @@ const char *verdict_text(enum verdict verdict)
 		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",
 		[VERDICT_EXPIRED] = "expired",
 		[VERDICT_BAD_TIMES] = "times that make no sense",
+		[VERDICT_BAD_TIME_FORM] = "a time that is not written as YYYYMMDDHHMMSSZ",
 		[VERDICT_BAD_EXTENSION] = "an unknown critical extension",
 		[VERDICT_BAD_CERTIFICATE] = "the certificate or its issuer cannot be decoded",
 		[VERDICT_OUT_OF_MEMORY] = "memory ran out",

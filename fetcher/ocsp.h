@@ -37,8 +37,9 @@ enum verdict {
 				      the signer's notBefore at all */
 	VERDICT_EXPIRED,           /* nextUpdate, or the signer's notAfter, is past */
 	VERDICT_BAD_TIMES,         /* unreadable, or nextUpdate not after thisUpdate */
-	VERDICT_BAD_EXTENSION,     /* critical, and not one that we know */
-	VERDICT_BAD_CERTIFICATE,   /* our own certificate or issuer cannot be decoded */
+	VERDICT_BAD_TIME_FORM,   /* of what would be stapled: not as RFC 5280, 4.1.2.5.2 wants it */
+	VERDICT_BAD_EXTENSION,   /* critical, and not one that we know */
+	VERDICT_BAD_CERTIFICATE, /* our own certificate or issuer cannot be decoded */
 	VERDICT_OUT_OF_MEMORY,
 	VERDICT_COUNT,
 };
@@ -75,6 +76,9 @@ struct judgement {
  *   itself. RFC 6960 knows no order, but responders keep this one, and Go looks at no other
  *   certificate: it refuses a response whose first does not verify the signature, though a later
  *   one would. Those after it are not looked at and may be anything that is DER.
+ *
+ * Times must be written as RFC 5280, 4.1.2.5.2 says, since mozilla::pkix reads no others (RFC 6960,
+ * 4.2.2.1).
  *
  * Whether a delegated signer has been revoked is not asked, be id-pkix-ocsp-nocheck in its
  * certificate or not: RFC 6960, 4.2.2.2.1 leaves that to the client's policy, and OpenSSL, Go and

@@ -75,6 +75,11 @@ def produced_in_an_hour(parts, _):
     return _sequence(parts[0], ca.tlv(0x18, time), *parts[2:])
 
 
+def produced_at_a_fraction(parts, _):
+    time = ca.now().strftime("%Y%m%d%H%M%S.5Z").encode()
+    return _sequence(parts[0], ca.tlv(0x18, time), *parts[2:])
+
+
 def other_digest(parts, _):
     identifier, *rest = t.split(t.split(parts[2])[0])
     _, *hashes = t.split(identifier)
@@ -286,6 +291,7 @@ def lies(responder, other):
             "not begun": r.not_yet_valid(),
             "begun, and produced in an hour": resigned(produced_in_an_hour),
             "backwards": r.times_reversed(),
+            "with a fraction of a second": resigned(produced_at_a_fraction),
             "a day old, without an end": r.good("absent", this_update=-86400),
             "older than what is held": r.good(this_update=-600),
         },

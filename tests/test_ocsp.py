@@ -2,6 +2,7 @@
 """ocsp_judge, rule by rule, through `ocspctl check`: what a strict client would accept, no more."""
 
 import calendar
+import datetime
 import itertools
 import os
 import subprocess
@@ -25,6 +26,7 @@ OTHER_CERTIFICATE = "refused: an answer about another certificate"
 NOT_YET_VALID = "refused: not valid yet (is the clock right?)"
 EXPIRED = "refused: expired"
 BAD_TIMES = "refused: times that make no sense"
+BAD_TIME_FORM = "refused: a time that is not written as YYYYMMDDHHMMSSZ"
 BAD_EXTENSION = "refused: an unknown critical extension"
 UNKNOWN = "unknown: the responder does not know the certificate"
 
@@ -688,6 +690,42 @@ def test_a_time_that_cannot_be_read_is_refused(court):
     tbs = ca.tlv(0x30, responder_id, produced_at, singles.replace(time, nonsense))
     response = ca.sign_response(tbs, court.authority.key)
     assert court.judge(response) in (BAD_TIMES, NOT_BASIC)
+
+
+# All say the same; OpenSSL reads them, and others do not.
+TIME_FORMS = [
+    "%Y%m%d%H%M%S.5Z",
+    "%Y%m%d%H%M%S.0Z",
+    "%Y%m%d%H%M%S+0000",
+    "%Y%m%d%H%MZ",
+]
+
+
+def with_time(court, which, form, **options):
+    """A response with one of its times in another form."""
+    responder_id, produced_at, singles = data_of(court.respond(**options))[:3]
+    cert_id, status, *times = split(split(singles)[0])
+    times = {"producedAt": produced_at, "thisUpdate": times[0], "nextUpdate": split(times[1])[0]}
+    time = datetime.datetime.strptime(times[which][2:].decode(), "%Y%m%d%H%M%SZ")
+    times[which] = ca.tlv(0x18, time.strftime(form).encode())
+    next_update = ca.tlv(0xA0, times["nextUpdate"])
+    single = ca.tlv(0x30, cert_id, status, times["thisUpdate"], next_update)
+    tbs = ca.tlv(0x30, responder_id, times["producedAt"], ca.tlv(0x30, single))
+    return ca.sign_response(tbs, court.authority.key)
+
+
+@pytest.mark.parametrize("which", ["producedAt", "thisUpdate", "nextUpdate"])
+def test_a_time_in_another_form_is_refused(court, which):
+    assert court.judge(with_time(court, which, "%Y%m%d%H%M%SZ")) == good(court.until)
+    for form in TIME_FORMS:
+        assert court.judge(with_time(court, which, form)) == BAD_TIME_FORM
+
+
+@pytest.mark.parametrize("which", ["producedAt", "thisUpdate", "nextUpdate"])
+def test_a_revocation_counts_with_times_in_any_form(court, which):
+    for form in TIME_FORMS:
+        response = with_time(court, which, form, status="revoked")
+        assert court.judge(response).startswith("revoked: ")
 
 
 # Its extensions
