@@ -9,6 +9,13 @@ enum {
 	NEW_TRIES = 10, /* before a new certificate becomes one that is not known */
 };
 
+/*
+ * Of what is longer no more counts: mozilla::pkix takes a response about a server's certificate for
+ * over after ten days, whatever its nextUpdate; and a revocation is not to be learnt in half a
+ * year.
+ */
+static const int64_t longest_life = 10 * INT64_C(86400000);
+
 static int64_t part_of(int64_t span, double draw)
 {
 	return (int64_t)((double)span * draw);
@@ -27,12 +34,12 @@ static int64_t smaller(int64_t a, int64_t b)
 int64_t schedule_refresh(int64_t now, int64_t this_update, int64_t usable_until, double draw)
 {
 	int64_t start = this_update;
-	int64_t span = usable_until - this_update;
+	int64_t span = smaller(usable_until - this_update, longest_life);
 
 	/* The jitter shrinks with what is left, or it could reach past the end. */
 	if (now > start + span / 2) {
 		start = now;
-		span = usable_until - now;
+		span = smaller(usable_until - now, longest_life);
 	}
 	return larger(now + SCHEDULE_LEAST, start + span / 2 + part_of(span / 10, draw));
 }

@@ -22,8 +22,8 @@ enum {
 /*
  * When to refresh a good response that arrived at now: at the half of its life (thisUpdate to
  * usable_until) or, where a cache served it later than that, at the half of what is left of it;
- * plus jitter of up to a tenth of the span that was halved. Never sooner than SCHEDULE_LEAST from
- * now.
+ * plus jitter of up to a tenth of the span that was halved. What is longer than ten days counts as
+ * ten days. Never sooner than SCHEDULE_LEAST from now.
  */
 int64_t schedule_refresh(int64_t now, int64_t this_update, int64_t usable_until, double draw);
 

@@ -42,6 +42,13 @@ static void test_refresh(void)
 		 * is the earlier of the two. And one that comes when that has nearly happened. */
 		{0, 0, 2 * DAY, 0, DAY},
 		{36 * HOUR, 0, 2 * DAY, 0.5, 42 * HOUR + 36 * MINUTE},
+		/* Ten days, and what is longer; also where the same is still given out later. */
+		{0, 0, 10 * DAY, 0, 5 * DAY},
+		{0, 0, 11 * DAY, 0, 5 * DAY},
+		{0, 0, 365 * DAY, 0.5, 5 * DAY + 12 * HOUR},
+		{100 * DAY, 0, 365 * DAY, 0, 105 * DAY},
+		{364 * DAY, 0, 365 * DAY, 0, 364 * DAY + 12 * HOUR},
+		{0, 0, 2900000 * DAY, almost_one, 6 * DAY - 1}, /* the year 9999 */
 		/* Just before the half. */
 		{49999 * 1000LL, 0, 100000 * 1000LL, 0, 50000 * 1000LL},
 		{49999999, 0, 100000000, 0, 50000999},
