@@ -15,6 +15,8 @@ struct trial {
 	X509 *issuer;
 	STACK_OF(X509) * issuers; /* the issuer alone, as OpenSSL's functions want it */
 	OCSP_SINGLERESP *single;  /* belongs to basic */
+	int64_t first_end;        /* of all that are about our certificate */
+	bool is_disputed;         /* not all of them say good */
 	X509 *signer;             /* the issuer, or belongs to basic */
 	int status;               /* V_OCSP_CERTSTATUS_… */
 	struct judgement judgement;
@@ -173,7 +175,10 @@ static int read_single(
 	return status;
 }
 
-/* Of several answers about our certificate, the newest counts; of equally new ones, the worst. */
+/*
+ * Of several answers about our certificate, the newest counts; of equally new ones, the worst. What
+ * is stapled has to please those too who look at another one: see first_end and is_disputed.
+ */
 static bool counts_more(const struct trial *trial, int status, int64_t this_update)
 {
 	if (!trial->single || this_update != trial->judgement.this_update)
@@ -199,6 +204,9 @@ static enum verdict choose_single(struct trial *trial)
 		status = read_single(crypto, single, &times);
 		if (status < 0)
 			return VERDICT_BAD_TIMES;
+		if (times.next_update < trial->first_end)
+			trial->first_end = times.next_update;
+		trial->is_disputed |= status != V_OCSP_CERTSTATUS_GOOD;
 		if (!counts_more(trial, status, times.this_update))
 			continue;
 		trial->single = single;
@@ -271,6 +279,8 @@ static enum verdict judge_time_forms(struct trial *trial)
 static enum verdict judge_times(struct trial *trial)
 {
 	struct judgement *times = &trial->judgement;
+	bool is_good = trial->status == V_OCSP_CERTSTATUS_GOOD;
+	int64_t end = is_good ? trial->first_end : times->next_update;
 	int64_t produced_at;
 
 	if (!certificate_time(trial->crypto,
@@ -282,9 +292,9 @@ static enum verdict judge_times(struct trial *trial)
 		return VERDICT_BAD_TIMES;
 	if (times->this_update > trial->now + OCSP_SKEW)
 		return VERDICT_NOT_YET_VALID;
-	if (times->next_update <= trial->now)
+	if (end <= trial->now)
 		return VERDICT_EXPIRED;
-	times->usable_until = times->next_update;
+	times->usable_until = end;
 	return VERDICT_GOOD;
 }
 
@@ -436,7 +446,7 @@ static enum verdict judge_certificate(struct trial *trial)
 {
 	switch (trial->status) {
 	case V_OCSP_CERTSTATUS_GOOD:
-		return VERDICT_GOOD;
+		return trial->is_disputed ? VERDICT_DISPUTED : VERDICT_GOOD;
 	case V_OCSP_CERTSTATUS_REVOKED:
 		return VERDICT_REVOKED;
 	default:
@@ -471,7 +481,10 @@ static enum verdict judge(
 struct judgement ocsp_judge(const struct libcrypto *crypto, struct bytes response,
 	struct bytes certificate, struct bytes issuer, int64_t now)
 {
-	struct trial trial = {.crypto = crypto, .now = now, .judgement = {.revocation_reason = -1}};
+	struct trial trial = {.crypto = crypto,
+		.now = now,
+		.first_end = INT64_MAX,
+		.judgement = {.revocation_reason = -1}};
 
 	crypto->ERR_set_mark();
 	trial.judgement.verdict = judge(&trial, response, certificate, issuer);
@@ -507,6 +520,7 @@ const char *verdict_text(enum verdict verdict)
 			"its signer's certificate is signed with a digest that can be forged",
 		[VERDICT_SIGNER_NOT_FIRST] = "the first certificate in it is not the signer's",
 		[VERDICT_OTHER_CERTIFICATE] = "an answer about another certificate",
+		[VERDICT_DISPUTED] = "two answers that contradict each other",
 		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",
 		[VERDICT_EXPIRED] = "expired",
 		[VERDICT_BAD_TIMES] = "times that make no sense",

@@ -33,6 +33,7 @@ enum verdict {
 	VERDICT_WEAK_DELEGATE,     /* the delegated signer's certificate is */
 	VERDICT_SIGNER_NOT_FIRST,  /* certificates came along, and the first is not the signer's */
 	VERDICT_OTHER_CERTIFICATE, /* no SingleResponse with our CertID */
+	VERDICT_DISPUTED,          /* the newest SingleResponse says good, an older one does not */
 	VERDICT_NOT_YET_VALID,     /* thisUpdate or producedAt more than OCSP_SKEW in the future, or
 				      the signer's notBefore at all */
 	VERDICT_EXPIRED,           /* nextUpdate, or the signer's notAfter, is past */
@@ -76,6 +77,9 @@ struct judgement {
  *   itself. RFC 6960 knows no order, but responders keep this one, and Go looks at no other
  *   certificate: it refuses a response whose first does not verify the signature, though a later
  *   one would. Those after it are not looked at and may be anything that is DER.
+ *
+ * Of several SingleResponses about the certificate the newest counts; but if that is good, none may
+ * say otherwise or have ended: OpenSSL and Go look at the first, mozilla::pkix believes the worst.
  *
  * Times must be written as RFC 5280, 4.1.2.5.2 says, since mozilla::pkix reads no others (RFC 6960,
  * 4.2.2.1).

@@ -80,6 +80,12 @@ def produced_at_a_fraction(parts, _):
     return _sequence(parts[0], ca.tlv(0x18, time), *parts[2:])
 
 
+def revoked_before(parts, leaf):
+    """Good, and revoked an hour earlier."""
+    revoked = leaf.authority.respond(leaf.certificate, status="revoked", this_update=-3600)
+    return _sequence(*parts[:2], _sequence(*t.split(parts[2]), *t.split(t.data_of(revoked)[2])))
+
+
 def other_digest(parts, _):
     identifier, *rest = t.split(t.split(parts[2])[0])
     _, *hashes = t.split(identifier)
@@ -282,6 +288,7 @@ def lies(responder, other):
             "good, of our serial number under another issuer": of_same_serial,
             "good, by a digest that does not exist": resigned(other_digest),
             "nothing about any certificate": resigned(no_single),
+            "good, and in an older answer revoked": resigned(revoked_before),
             "unknown": r.unknown(),
             "something of a version that does not exist": resigned(version_2),
             "a critical extension that does not exist": resigned(critical),

@@ -26,6 +26,7 @@ OTHER_CERTIFICATE = "refused: an answer about another certificate"
 NOT_YET_VALID = "refused: not valid yet (is the clock right?)"
 EXPIRED = "refused: expired"
 BAD_TIMES = "refused: times that make no sense"
+DISPUTED = "refused: two answers that contradict each other"
 BAD_TIME_FORM = "refused: a time that is not written as YYYYMMDDHHMMSSZ"
 BAD_EXTENSION = "refused: an unknown critical extension"
 UNKNOWN = "unknown: the responder does not know the certificate"
@@ -592,9 +593,31 @@ def test_of_several_answers_about_the_certificate_the_newest_counts(court):
     newer = court.respond(status="revoked", algorithm=ca.SHA256, revoked_at=court.after(-90))
     for responses in ((older, newer), (newer, older)):
         assert court.judge(combine(court, *responses)).startswith("revoked: ")
+
+
+def test_good_is_not_believed_beside_an_older_answer_that_says_otherwise(court):
     newest = court.respond(this_update=court.after(-30))
-    for responses in itertools.permutations((older, newer, newest)):
-        assert court.judge(combine(court, *responses)) == good(court.until)
+    for status in ("revoked", "unknown"):
+        older = court.respond(status=status, revoked_at=court.after(-90))
+        for responses in itertools.permutations((older, newest)):
+            assert court.judge(combine(court, *responses)) == DISPUTED
+
+
+def test_of_several_good_answers_the_first_to_end_counts(court):
+    end = court.after(1800)
+    older = court.respond(this_update=court.after(-120), next_update=end)
+    newer = court.respond()
+    for responses in itertools.permutations((older, newer)):
+        response = combine(court, *responses)
+        assert court.judge(response) == good(end)
+        assert court.judge(response, at=end) == EXPIRED
+
+
+def test_a_revocation_counts_beside_an_older_answer_that_has_ended(court):
+    older = court.respond(this_update=court.after(-120), next_update=court.after(-10))
+    newer = court.respond(status="revoked", revoked_at=court.after(-90))
+    for responses in itertools.permutations((older, newer)):
+        assert court.judge(combine(court, *responses)).startswith("revoked: ")
 
 
 def test_of_answers_that_are_equally_new_the_worst_counts(court):
