@@ -15,6 +15,7 @@
 #include "store.h"
 
 #include <stdio.h>
+#include <sys/types.h>
 
 enum { EXIT_GOOD = 0, EXIT_NOT_GOOD = 1, EXIT_USAGE = 2 };
 
@@ -110,6 +111,13 @@ int print_judgement(FILE *out, const struct judgement *judgement);
  * exit code.
  */
 int examine_process(const char *pid);
+
+/*
+ * Why the loader could not take an entry of LD_PRELOAD in a process of this user and group; NULL if
+ * nothing shows that speaks against it. pid is in decimal. Entries that are longer are cut.
+ */
+enum { PRELOAD_PATH_SIZE = 512 };
+const char *preload_examine(const char *pid, const char *entry, uid_t uid, gid_t gid);
 
 /* The subcommands: the operands are as many as the table in ocspctl.c says. */
 int command_agent(struct tool *tool, char **operands);

@@ -8,6 +8,7 @@
 #include "file.h"
 
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <link.h>
@@ -31,6 +32,7 @@ struct process {
 	char name[32];
 	struct buffer maps, environment, status, auxv; /* as in /proc; the texts end with a NUL */
 	bool has_shim, has_loader, is_go;
+	bool is_replaced;      /* the shim in it is not the file that is there now */
 	bool has_libssl;       /* OpenSSL's, or one that is called so */
 	bool exports;          /* what the executable has inside can be hooked */
 	struct flavour inside; /* of the executable */
@@ -240,12 +242,22 @@ static void look_at_libcrypto(struct process *process, const char *range, const 
 		process->library = found;
 }
 
+/* Not one that the loader has only looked at: where nothing may be executed, that stays behind. */
+static void look_at_shim(struct process *process, const char *permissions, const char *path)
+{
+	static const char deleted[] = " (deleted)";
+	size_t size = strlen(path), end = sizeof(deleted) - 1;
+
+	if (!begins(base_name(path), "libocspreload.so") || !strchr(permissions, 'x'))
+		return;
+	process->has_shim = true;
+	process->is_replaced = size > end && strcmp(path + size - end, deleted) == 0;
+}
+
 static void look_at_mapping(struct process *process, const char *range, const char *path)
 {
 	const char *name = base_name(path);
 
-	if (begins(name, "libocspreload.so"))
-		process->has_shim = true;
 	if (begins(name, "ld-") || begins(name, "ld.so") || begins(name, "ld64"))
 		process->has_loader = true;
 	if (begins(name, "libcrypto"))
@@ -267,10 +279,11 @@ static void look_at_maps(struct process *process)
 	while ((line = strsep(&rest, "\n")) != NULL) {
 		char *path = strchr(line, '/');
 		char *range = strsep(&line, " ");
-		const char *offset;
+		const char *permissions = strsep(&line, " ");
+		const char *offset = strsep(&line, " ");
 
-		strsep(&line, " ");
-		offset = strsep(&line, " ");
+		if (path && offset)
+			look_at_shim(process, permissions, path);
 		if (path && offset && offset[strspn(offset, "0")] == '\0')
 			look_at_mapping(process, range, path);
 	}
@@ -304,13 +317,15 @@ static const char *find_variable(const struct process *process, const char *pref
 /* As its own shim has it. Nothing about logs: what is amiss is not for them, but for us to say. */
 static void load_config(struct process *process)
 {
-	const char *environment[3] = {NULL};
+	static const char *const wanted[] = {
+		"OCSPRELOAD=", "OCSPRELOAD_ONLY=", "OCSPRELOAD_FETCH="};
+	enum { WANTED = sizeof(wanted) / sizeof(*wanted) };
+	const char *environment[WANTED + 1] = {NULL};
 	size_t count = 0;
 
-	if (!is_privileged(process)) {
-		environment[count] = find_variable(process, "OCSPRELOAD=");
+	for (size_t i = 0; i < WANTED && !is_privileged(process); i++) {
+		environment[count] = find_variable(process, wanted[i]);
 		count += environment[count] != NULL;
-		environment[count] = find_variable(process, "OCSPRELOAD_ONLY=");
 	}
 	config_load(&process->config, environment, CONFIG_FILE);
 }
@@ -341,18 +356,87 @@ static bool is_listed(const struct process *process)
 	return listed;
 }
 
-static const char *why_not_loaded(const struct process *process)
+/* nginx and others write their title over it; what is left is not a list of NAME=value. */
+static bool has_lost_environment(const struct process *process)
+{
+	const char *text = (const char *)process->environment.data;
+	/* The last NUL is ours. */
+	size_t size = process->environment.size - 1;
+
+	for (size_t i = 0; i < size; i += strlen(text + i) + 1)
+		if (!strchr(text + i, '='))
+			return true;
+	return false;
+}
+
+static void make_printable(char *text)
+{
+	for (; *text; text++)
+		if (*text < ' ' || *text > '~')
+			*text = '?';
+}
+
+/* The entry of LD_PRELOAD that is meant for us, whatever became of its name's end. */
+static bool find_entry(const char *preload, char entry[static PRELOAD_PATH_SIZE])
+{
+	static const char ends[] = " :";
+	const char *at = strchr(preload, '=') + 1;
+
+	while (*(at += strspn(at, ends))) {
+		snprintf(entry, PRELOAD_PATH_SIZE, "%.*s", (int)strcspn(at, ends), at);
+		if (begins(base_name(entry), "libocsp"))
+			return true;
+		at += strcspn(at, ends);
+	}
+	return false;
+}
+
+/* The effective one of the ids in a line of status. */
+static unsigned read_id(const struct process *process, const char *line)
+{
+	const char *text = strstr((const char *)process->status.data, line);
+	unsigned real, effective = 0;
+
+	return text && sscanf(text + strlen(line), "%u %u", &real, &effective) == 2 ? effective : 0;
+}
+
+static bool explain_refusal(const struct process *process, char *entry, struct buffer *out)
+{
+	const char *why = preload_examine(
+		process->pid, entry, read_id(process, "\nUid:"), read_id(process, "\nGid:"));
+
+	make_printable(entry);
+	if (why)
+		return buffer_printf(out,
+			"LD_PRELOAD names %s, but the loader could not load it: %s", entry, why);
+	return buffer_printf(out,
+		"LD_PRELOAD names %s, but the loader could not load it when it was started: now "
+		"it looks as if it could, so restart it; if that is not enough, its standard "
+		"error says why (a sandbox may forbid it)",
+		entry);
+}
+
+static bool explain_absence(const struct process *process, struct buffer *out)
 {
 	const char *preload = find_variable(process, "LD_PRELOAD=");
+	char entry[PRELOAD_PATH_SIZE];
 
 	if (is_privileged(process))
-		return "libocspreload.so is not in it: it has more rights than its user "
-		       "(AT_SECURE), and then the loader heeds no LD_PRELOAD with a path; name it "
-		       "in /etc/ld.so.preload";
-	if (preload && strstr(preload, "libocspreload.so"))
-		return "LD_PRELOAD names libocspreload.so, but the loader could not load it and "
-		       "has said why on the standard error";
-	return "libocspreload.so is not in it: LD_PRELOAD did not name it when it was started";
+		return buffer_printf(out,
+			"libocspreload.so is not in it: it has more rights than its user "
+			"(AT_SECURE), and then the loader heeds no LD_PRELOAD with a path; name it "
+			"in /etc/ld.so.preload");
+	if (preload && find_entry(preload, entry))
+		return explain_refusal(process, entry, out);
+	if (has_lost_environment(process))
+		return buffer_printf(out,
+			"libocspreload.so is not in it: LD_PRELOAD did not name it when it was "
+			"started, or the loader could not load it and has said why on the "
+			"standard error (its environment has been written over)");
+	return buffer_printf(out,
+		"libocspreload.so is not in it: LD_PRELOAD did not name it when it was started "
+		"(set it where that is done, such as its systemd unit, and restart it; some "
+		"launchers clear the environment)");
 }
 
 /* Whose TLS that is not OpenSSL's it has, or NULL. */
@@ -398,21 +482,24 @@ static bool explain(struct process *process, struct buffer *out)
 {
 	bool can_be_hooked = (process->library.is_openssl && process->has_libssl) ||
 			     (process->inside.is_openssl && process->exports);
+	static const char where[] = " (in its environment, or in " CONFIG_FILE ")";
 	char target[PATH_MAX];
 	const char *name = executable_name(process, target);
 
+	if (strcmp(name, "ocspctl") == 0)
+		return buffer_printf(out, "it is ocspreload's own tool, and serves nobody");
 	if (!can_be_hooked || !process->has_loader)
 		return explain_foreign(process, out);
 	for (size_t i = 0; i < sizeof(in_vain) / sizeof(*in_vain); i++)
 		if (strcmp(name, in_vain[i].name) == 0)
 			return buffer_printf(out, "%s", in_vain[i].why);
 	if (!process->has_shim)
-		return buffer_printf(out, "%s", why_not_loaded(process));
+		return explain_absence(process, out);
 	load_config(process);
 	if (!process->config.enabled)
-		return buffer_printf(out, "OCSPRELOAD is off for it");
+		return buffer_printf(out, "OCSPRELOAD is off for it%s", where);
 	if (process->config.only && !is_listed(process))
-		return buffer_printf(out, "OCSPRELOAD_ONLY does not list it");
+		return buffer_printf(out, "OCSPRELOAD_ONLY does not list it%s", where);
 	return true;
 }
 
@@ -427,15 +514,18 @@ static void read_name(struct process *process)
 	size = strlen(process->name);
 	if (size > 0 && process->name[size - 1] == '\n')
 		process->name[size - 1] = '\0';
-	for (char *c = process->name; *c; c++)
-		if (*c < ' ' || *c > '~')
-			*c = '?';
+	make_printable(process->name);
 	buffer_free(&name);
 }
 
 /*
  * What may keep the shim from fetching in a process that it is in.
  */
+
+static bool is_told_not_to(const struct process *process)
+{
+	return !process->config.fetch;
+}
 
 static bool is_filtered(const struct process *process)
 {
@@ -471,6 +561,7 @@ static const struct {
 	bool (*applies)(const struct process *process);
 	const char *text;
 } hindrances[] = {
+	{is_told_not_to, "OCSPRELOAD_FETCH, which forbids it to fetch"},
 	{is_filtered, "a seccomp filter that may forbid it to fetch"},
 	{may_have_no_thread, "a limit (RLIMIT_NPROC) that forbids it a thread to fetch"},
 	{is_in_chroot, "a chroot, in which it may reach neither its store nor name servers"},
@@ -501,11 +592,14 @@ static int print_well(const struct process *process)
 		buffer_free(&but);
 		return print_failure(process->pid, "memory ran out");
 	}
-	printf("ok: %s (%s): libocspreload.so is in it, and %s%s%s%s%.*s; ask about its "
-	       "certificates, too\n",
+	printf("ok: %s (%s): libocspreload.so is in it, and %s%s%s%s%.*s%s%s; ask about its "
+	       "certificates, too (ocspctl doctor CERT.pem)\n",
 		process->pid, process->name, flavour->name, stranger ? " (also " : "",
 		stranger ? stranger : "", stranger ? ", which is out of reach)" : "", (int)but.size,
-		but.size > 0 ? (const char *)but.data : "");
+		but.size > 0 ? (const char *)but.data : "",
+		process->is_replaced ? "; another file is in its place now: restart it" : "",
+		has_lost_environment(process) ? "; what variables it got cannot be seen any more"
+					      : "");
 	buffer_free(&but);
 	return EXIT_GOOD;
 }
@@ -526,12 +620,28 @@ static int print_findings(struct process *process)
 	return code;
 }
 
+static const char *access_process(const struct process *process)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%s/environ", process->pid);
+	if (access(path, R_OK) == 0)
+		return NULL;
+	if (errno == ENOENT)
+		return "there is no such process";
+	return errno == EACCES ? "only root, and mostly its own user, may look at it"
+			       : strerror(errno);
+}
+
 int examine_process(const char *pid)
 {
 	enum { NOBODY = sizeof(strangers) / sizeof(*strangers) - 1 };
 	struct process process = {.pid = pid, .stranger = NOBODY};
-	const char *why = read_proc(&process, "maps", &process.maps);
+	const char *why = access_process(&process);
 	int code;
+
+	if (!why)
+		why = read_proc(&process, "maps", &process.maps);
 
 	/* A kernel thread's is empty, and so is that of a process that has ended. */
 	if (!why && process.maps.size <= 1)

@@ -102,7 +102,8 @@ def test_the_shim_in_a_process_of_openssl_is_well(start_openssl):
         ({}, "libocspreload.so is not in it: LD_PRELOAD did not name it when it was started"),
         (
             {"LD_PRELOAD": "/nowhere/libocspreload.so"},
-            "LD_PRELOAD names libocspreload.so, but the loader could not load it",
+            "LD_PRELOAD names /nowhere/libocspreload.so, but the loader could not load it: "
+            "there is no such file",
         ),
         ({**PRELOAD, "OCSPRELOAD": "off"}, "OCSPRELOAD is off for it"),
         ({**PRELOAD, "OCSPRELOAD_ONLY": "nginx smtpd"}, "OCSPRELOAD_ONLY does not list it"),
@@ -112,6 +113,85 @@ def test_the_shim_in_a_process_of_openssl_is_well(start_openssl):
 def test_what_keeps_the_shim_from_a_process_of_openssl_is_named(start_openssl, environment, why):
     pid = start_openssl(environment)
     assert doctor(pid, 1).startswith(f"not stapled: {pid} (openssl): {why}")
+
+
+def preload_from(start_openssl, library, wrapper=()):
+    """A process that was to have a library of this path in it; what runs before it was not."""
+    return start_openssl({}, wrapper=[*wrapper, "env", f"LD_PRELOAD={library}"])
+
+
+def with_another_machine(content):
+    return content[:18] + b"\xb7\0" + content[20:]  # e_machine: AArch64
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (with_another_machine, "it is for another kind of machine"),
+        (lambda content: b"Not found\n", "it is no shared library"),
+        (lambda content: b"", "it is no shared library"),
+    ],
+    ids=["another machine", "a text", "empty"],
+)
+def test_a_library_that_cannot_be_loaded_is_named_with_what_is_wrong(
+    start_openssl, public, change, why
+):
+    library = public / "libocspreload.so"
+    library.write_bytes(change(LIBRARY.read_bytes()))
+    pid = preload_from(start_openssl, library)
+    named = f"LD_PRELOAD names {library}, but the loader could not load it"
+    assert doctor(pid, 1) == f"not stapled: {pid} (openssl): {named}: {why}"
+
+
+@pytest.mark.parametrize("name", ["libocspreload.so", "libocsppreload.so"])
+def test_a_library_without_its_directory_is_not_looked_for_everywhere(start_openssl, name):
+    pid = preload_from(start_openssl, name)
+    line = doctor(pid, 1)
+    assert f"LD_PRELOAD names {name}, " in line and "it has no directory" in line
+
+
+@needs_root
+def test_a_library_that_the_servers_user_may_not_read_is_said(start_openssl, public):
+    library = public / "libocspreload.so"
+    shutil.copy(LIBRARY, library)
+    library.chmod(0o640)
+    drop = ["setpriv", "--reuid=64998", "--regid=64998", "--clear-groups"]
+    pid = preload_from(start_openssl, library, drop)
+    assert doctor(pid, 1).endswith("its user may not read it")
+
+
+@needs_root
+def test_a_library_where_nothing_may_be_executed_is_not_in_the_process(start_openssl):
+    """As NoExecPaths= in redis-server's unit has it: the loader leaves a part of it in memory."""
+    mount = 'mount -t tmpfs -o noexec tmpfs /mnt && cp "$0" /mnt && exec "$@"'
+    wrapper = ["unshare", "--mount", "sh", "-c", mount, str(LIBRARY)]
+    pid = preload_from(start_openssl, f"/mnt/{LIBRARY.name}", wrapper)
+    line = doctor(pid, 1)
+    assert f"LD_PRELOAD names /mnt/{LIBRARY.name}, but" in line
+    assert "nothing may be executed where it is" in line and "ExecPaths=" in line
+
+
+def test_a_library_that_came_too_late_is_loaded_by_a_restart(start_openssl, public):
+    library = public / "libocspreload.so"
+    pid = preload_from(start_openssl, library)
+    shutil.copy(LIBRARY, library)
+    assert "it looks as if it could, so restart it" in doctor(pid, 1)
+
+
+def test_a_library_that_was_replaced_since_is_said(start_openssl, public):
+    library = public / "libocspreload.so"
+    shutil.copy(LIBRARY, library)
+    pid = preload_from(start_openssl, library)
+    restart = "another file is in its place now: restart it"
+    assert restart not in doctor(pid, 0)
+    shutil.copy(LIBRARY, public / "new")
+    (public / "new").replace(library)
+    assert LOADED in doctor(pid, 0) and restart in doctor(pid, 0)
+
+
+def test_that_it_may_not_fetch_is_said(start_openssl):
+    line = doctor(start_openssl({**PRELOAD, "OCSPRELOAD_FETCH": "off"}), 0)
+    assert "and OCSPRELOAD_FETCH, which forbids it to fetch: then another process" in line
 
 
 def test_a_process_that_is_listed_is_well(start_openssl):
@@ -165,6 +245,47 @@ def test_a_process_with_more_rights_than_its_user_is_sent_to_ld_so_preload(start
     line = doctor(pid, 1)
     assert "libocspreload.so is not in it" in line
     assert "(AT_SECURE)" in line and "/etc/ld.so.preload" in line
+
+
+OVERWRITES = (
+    "#include <openssl/ssl.h>\n#include <string.h>\n#include <unistd.h>\n"
+    "int main(void) { SSL_CTX_new(TLS_server_method());\n"
+    "for (char **e = environ; *e; e++) memset(*e, 0, strlen(*e)); pause(); }\n"
+)
+
+
+@pytest.mark.parametrize(
+    "environment, code, said",
+    [
+        (PRELOAD, 0, "what variables it got cannot be seen any more"),
+        ({"LD_PRELOAD": "/nowhere/libocspreload.so"}, 1, "or the loader could not load it"),
+        ({}, 1, "or the loader could not load it"),
+    ],
+    ids=["loaded", "unloadable", "absent"],
+)
+def test_of_an_environment_that_was_written_over_nothing_is_claimed(
+    start, tmp_path, environment, code, said
+):
+    """nginx puts its title there."""
+    program = compiled(tmp_path, OVERWRITES, "-D_GNU_SOURCE", "-lssl", "-lcrypto")
+    pid = start(
+        program,
+        environment={**environment, "FILLED": "yes"},
+        until=lambda pid: not pathlib.Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0")
+        and "libssl.so" in maps(pid),
+    )
+    assert said in doctor(pid, code)
+
+
+def test_the_agent_is_no_server(start, tmp_path):
+    environment = {"OCSPRELOAD_AGENT": str(tmp_path / "agent"), "OCSPRELOAD_STORE": "off"}
+    pid = start(
+        BUILD / "ocspctl",
+        "agent",
+        environment=environment,
+        until=lambda pid: (tmp_path / "agent").exists(),
+    )
+    assert doctor(pid, 1).endswith("it is ocspreload's own tool, and serves nobody")
 
 
 def test_a_process_that_has_loaded_no_tls_says_so(start):
@@ -351,7 +472,7 @@ def test_a_process_that_is_not_there_is_said(start):
     # A zombie has no memory to look at.
     assert "it has ended" in doctor(pid, 1)
     os.kill(pid, signal.SIGKILL)
-    assert doctor("4194999", 1) == "ocspctl: 4194999: No such file or directory"
+    assert doctor("4194999", 1) == "ocspctl: 4194999: there is no such process"
 
 
 def test_a_file_whose_name_is_a_number_is_reached_by_its_path(issue, tmp_path):
