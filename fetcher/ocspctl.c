@@ -116,7 +116,9 @@ static char **parse_options(
 	opterr = 0;
 	while ((option = getopt(argc, argv, command->options)) != -1) {
 		if (option == '?') {
-			fprintf(stderr, "ocspctl %s: -%c is not an option or needs a value\n",
+			fprintf(stderr,
+				"ocspctl %s: -%c is not an option or needs a value; see ocspctl "
+				"--help\n",
 				command->name, optopt);
 			return NULL;
 		}
@@ -127,7 +129,8 @@ static char **parse_options(
 		}
 	}
 	if (argc - optind != command->operands) {
-		fprintf(stderr, "ocspctl %s: %s\n", command->name, command->usage);
+		fprintf(stderr, "ocspctl %s: it is used as ocspctl %s %s; see ocspctl --help\n",
+			command->name, command->name, command->usage);
 		return NULL;
 	}
 	return argv + optind;
@@ -200,13 +203,13 @@ int main(int argc, char *argv[])
 	const char *name = argc > 1 ? argv[1] : "";
 	const struct command *command = find_command(name);
 
-	if (command)
+	if (command && !(argc == 3 && strcmp(argv[2], "--help") == 0))
 		return run_command(command, argc - 1, argv + 1);
 	if (strcmp(name, "--version") == 0) {
 		puts("ocspctl " OCSPRELOAD_VERSION);
 		return EXIT_GOOD;
 	}
-	if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0) {
+	if (command || strcmp(name, "help") == 0 || strcmp(name, "--help") == 0) {
 		print_usage(stdout);
 		return EXIT_GOOD;
 	}

@@ -23,7 +23,23 @@ static const char *examine(const struct tool *tool, const char *path, struct sub
 	return subject_find_issuer(tool, path, subject);
 }
 
-static int report(const struct subject *subject, const struct inquiry *inquiry)
+/* Clients look at the certificate's own time before they look at what is stapled. */
+static void print_end(const struct tool *tool, const struct subject *subject)
+{
+	const struct certificate *leaf = &subject->leaf;
+	char time[CLOCK_TEXT_SIZE];
+
+	if (tool->at > leaf->not_after)
+		printf("; but the certificate itself has expired at %s (is the clock right?)",
+			clock_text(leaf->not_after, time));
+	else if (tool->at < leaf->not_before)
+		printf("; but the certificate itself begins at %s (is the clock right?)",
+			clock_text(leaf->not_before, time));
+	putchar('\n');
+}
+
+static int report(
+	const struct tool *tool, const struct subject *subject, const struct inquiry *inquiry)
 {
 	const char *label = subject->leaf.label;
 	const char *responder = fetch_responder(inquiry->fetch);
@@ -40,9 +56,36 @@ static int report(const struct subject *subject, const struct inquiry *inquiry)
 			verdict_text(judgement.verdict));
 		return EXIT_NOT_GOOD;
 	}
-	printf("ok: %s: %s answered: good until %s%s%s\n", label, responder,
+	printf("ok: %s: %s answered: good until %s%s%s", label, responder,
 		clock_text(judgement.usable_until, time),
 		subject->origin[0] ? "; the issuer came from " : "", subject->origin);
+	print_end(tool, subject);
+	return EXIT_GOOD;
+}
+
+/* Where nobody is to be asked. */
+static int report_stored(const struct tool *tool, const struct subject *subject)
+{
+	const char *label = subject->leaf.label;
+	struct judgement judgement;
+	char time[CLOCK_TEXT_SIZE];
+	int64_t written;
+
+	if (!stored_judge(tool, subject, &judgement, &written)) {
+		printf("not stapled: %s: OCSPRELOAD_FETCH is off, and nothing is stored for it "
+		       "(ocspctl fetch does that)\n",
+			label);
+		return EXIT_NOT_GOOD;
+	}
+	if (judgement.verdict != VERDICT_GOOD) {
+		printf("not stapled: %s: OCSPRELOAD_FETCH is off, and what is stored is of no use: "
+		       "%s\n",
+			label, verdict_text(judgement.verdict));
+		return EXIT_NOT_GOOD;
+	}
+	printf("ok: %s: OCSPRELOAD_FETCH is off, and what is stored is good until %s", label,
+		clock_text(judgement.usable_until, time));
+	print_end(tool, subject);
 	return EXIT_GOOD;
 }
 
@@ -59,19 +102,21 @@ static bool report_ready(const struct tool *tool, const struct subject *subject,
 	if (!found)
 		return false;
 	*code = verdict == VERDICT_GOOD ? EXIT_GOOD : EXIT_NOT_GOOD;
-	if (verdict == VERDICT_GOOD)
-		printf("ok: %s: ready in %s: good until %s\n", label, answer.path,
+	if (verdict == VERDICT_GOOD) {
+		printf("ok: %s: ready in %s: good until %s", label, answer.path,
 			clock_text(answer.judgement.usable_until, time));
-	else
+		print_end(tool, subject);
+	} else {
 		printf("%s: %s: ready in %s: %s\n",
 			verdict == VERDICT_REVOKED ? "not stapled" : "not used", label, answer.path,
 			verdict_text(verdict));
+	}
 	return verdict == VERDICT_GOOD || verdict == VERDICT_REVOKED;
 }
 
 static int diagnose(const struct tool *tool, const char *path, struct subject *subject)
 {
-	struct inquiry inquiry;
+	struct inquiry inquiry = {0};
 	const char *why = examine(tool, path, subject);
 	int code;
 
@@ -83,8 +128,10 @@ static int diagnose(const struct tool *tool, const char *path, struct subject *s
 		printf("not stapled: %s: %s\n", subject->leaf.label, why);
 		return EXIT_NOT_GOOD;
 	}
-	if (inquiry_run(tool, subject, &inquiry))
-		code = report(subject, &inquiry);
+	if (!tool->config.fetch)
+		code = report_stored(tool, subject);
+	else if (inquiry_run(tool, subject, &inquiry))
+		code = report(tool, subject, &inquiry);
 	else
 		code = print_failure(path, "memory ran out");
 	inquiry_free(&inquiry);

@@ -120,9 +120,15 @@ static bool write_response(
 	const char *path = tool->output ? tool->output : tool->store.directory[0];
 	bool done;
 
-	/* Without a store, to say what the answer is was all there was to do. */
-	if (!path[0])
+	/* Where no store is wanted, to say what the answer is was all there was to do. */
+	if (!path[0] && !tool->config.use_store)
 		return true;
+	if (!path[0]) {
+		fputs("ocspctl: the response is not stored: there is no directory for it that this "
+		      "user may write (OCSPRELOAD_STORE)\n",
+			stderr);
+		return false;
+	}
 	/* For servers that do not send it. */
 	if (!tool->output && subject->is_unsent)
 		store_write_issuer(

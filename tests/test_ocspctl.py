@@ -59,9 +59,9 @@ def test_alone_it_says_how_it_is_used(ocspctl):
         assert command in result.stderr
 
 
-@pytest.mark.parametrize("word", ["help", "--help"])
-def test_help_goes_to_standard_output_and_fits_a_screen(ocspctl, word):
-    result = ocspctl(word)
+@pytest.mark.parametrize("words", [["help"], ["--help"], ["doctor", "--help"]], ids=" ".join)
+def test_help_goes_to_standard_output_and_fits_a_screen(ocspctl, words):
+    result = ocspctl(*words)
     assert (result.returncode, result.stderr) == (0, b"")
     lines = result.stdout.decode().splitlines()
     assert len(lines) <= 24
@@ -195,6 +195,18 @@ def test_fetch_without_a_store_says_what_the_answer_is(ocspctl, issue):
     assert line.startswith("good: usable ")
 
 
+def test_fetch_that_has_nowhere_to_store_is_a_failure(ocspctl, issue, tmp_path):
+    """Or a timer would go on for months without anybody having a response."""
+    leaf = issue()
+    directory = tmp_path / "everybodys"
+    directory.mkdir()
+    directory.chmod(0o777)
+    result = ocspctl("fetch", leaf.chain_file, OCSPRELOAD_STORE=str(directory))
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.splitlines()[-1].startswith(b"ocspctl: the response is not stored: ")
+    assert not any(directory.iterdir())
+
+
 def test_fetch_tells_servers_of_a_revocation(ocspctl, issue, responder, s_server, tmp_path):
     leaf = issue()
     stored = {"OCSPRELOAD_STORE": str(tmp_path / "store")}
@@ -306,6 +318,37 @@ def test_doctor_says_why_an_answer_is_refused(ocspctl, issue, responder):
     assert line.endswith(f"{responder.url} answered: the certificate is revoked")
     responder.answer(leaf, behaviours.bad_signature())
     assert "signature is wrong" in one_line(ocspctl("doctor", leaf.chain_file), 1)
+
+
+def test_doctor_asks_nobody_where_servers_must_not(ocspctl, issue, responder):
+    leaf = issue()
+    off = {"OCSPRELOAD_FETCH": "off"}
+    line = one_line(ocspctl("doctor", leaf.chain_file, **off), 1)
+    assert "OCSPRELOAD_FETCH is off, and nothing is stored for it" in line
+    assert responder.count(leaf) == 0
+    one_line(ocspctl("fetch", leaf.chain_file, **off), 0)
+    line = one_line(ocspctl("doctor", leaf.chain_file, **off), 0)
+    assert line.startswith("ok: ") and "what is stored is good until" in line
+    responder.answer(leaf, behaviours.revoked())
+    one_line(ocspctl("fetch", "-f", leaf.chain_file, **off), 1)
+    assert "is of no use: the certificate is rev" in one_line(
+        ocspctl("doctor", leaf.chain_file, **off), 1
+    )
+    assert responder.count(leaf) == 2
+
+
+@pytest.mark.parametrize(
+    "times, said",
+    [
+        ({"not_before": -864000, "not_after": -86400}, "the certificate itself has expired at 20"),
+        ({"not_before": 86400}, "the certificate itself begins at 20"),
+    ],
+    ids=["expired", "not begun"],
+)
+def test_doctor_looks_at_the_certificates_own_time(ocspctl, issue, times, said):
+    line = one_line(ocspctl("doctor", issue(**times).chain_file), 0)
+    assert said in line and line.endswith("(is the clock right?)")
+    assert "itself" not in one_line(ocspctl("doctor", issue().chain_file), 0)
 
 
 # How a certificate is called and read
