@@ -247,23 +247,27 @@ lint:
 contrib_files = $(sort $(wildcard contrib/* contrib/*/*))
 contrib_files := $(filter-out $(patsubst %/,%,$(dir $(contrib_files))),$(contrib_files))
 
+# What is to be copied and pasted names the places that it was installed to.
+placed := sed -e 's,/usr/local/lib/,$(LIBDIR)/,g' -e 's,/usr/local/bin/,$(BINDIR)/,g'
+placed += -e 's,/usr/local/share/doc/ocspreload,$(DOCDIR),g'
+
+# The library at once and whole: with /etc/ld.so.preload, every program that starts meanwhile loads
+# what is there.
 install: all
 	install -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)'
-	install -m 644 $(library) '$(DESTDIR)$(LIBDIR)/libocspreload.so'
+	install -m 644 $(library) '$(DESTDIR)$(LIBDIR)/libocspreload.so.new'
+	mv -f '$(DESTDIR)$(LIBDIR)/libocspreload.so.new' '$(DESTDIR)$(LIBDIR)/libocspreload.so'
 	install -m 755 $(tool) '$(DESTDIR)$(BINDIR)/ocspctl'
 	sed 's,^libdir=.*,libdir="$(LIBDIR)",' scripts/ocspreload > $(BUILD)/ocspreload
 	install -m 755 $(BUILD)/ocspreload '$(DESTDIR)$(BINDIR)/ocspreload'
-	sed 's,/usr/local/lib/,$(LIBDIR)/,' contrib/systemd/ocspreload.conf > $(BUILD)/systemd.conf
-	install -m 644 $(BUILD)/systemd.conf '$(DESTDIR)$(DOCDIR)/systemd.conf'
-	install -m 644 contrib/systemd/ocspreload-agent.socket '$(DESTDIR)$(DOCDIR)'
-	sed 's,/usr/local/bin/,$(BINDIR)/,' contrib/systemd/ocspreload-agent.service \
-		> $(BUILD)/ocspreload-agent.service
-	install -m 644 $(BUILD)/ocspreload-agent.service '$(DESTDIR)$(DOCDIR)'
-	for file in $(contrib_files); do \
+	for file in $(contrib_files) docs/*.md; do \
 		install -d "$(DESTDIR)$(DOCDIR)/$${file%/*}" && \
-		sed 's,/usr/local/lib/,$(LIBDIR)/,' "$$file" > $(BUILD)/contrib && \
-		install -m 644 $(BUILD)/contrib "$(DESTDIR)$(DOCDIR)/$$file" || exit 1; done
-	install -m 644 README.md DESIGN.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
+		$(placed) "$$file" > $(BUILD)/placed && \
+		install -m 644 $(BUILD)/placed "$(DESTDIR)$(DOCDIR)/$$file" || exit 1; done
+	cd '$(DESTDIR)$(DOCDIR)' && install -m 644 contrib/systemd/ocspreload-agent.* .
+	cd '$(DESTDIR)$(DOCDIR)' && install -m 644 contrib/systemd/ocspreload.conf systemd.conf
+	install -m 644 README.md CONTRIBUTING.md DESIGN.md CHANGELOG.md LICENSE \
+		'$(DESTDIR)$(DOCDIR)'
 
 uninstall:
 	rm -f '$(DESTDIR)$(LIBDIR)/libocspreload.so'

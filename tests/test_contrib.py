@@ -174,6 +174,20 @@ def test_the_drop_in_is_for_units_of_debians_and_systemd_understands_it_in_each(
         assert f"{name}.d/ocspreload.conf:7: Unknown key" in wrong, "else all this shows nothing"
 
 
+def test_a_unit_that_lets_nothing_be_executed_is_told_of_the_library(tmp_path):
+    units = [pathlib.Path("/lib/systemd/system", unit) for unit in set(units_of_drop_ins())]
+    strict = [unit for unit in units if unit.exists() and "NoExecPaths=" in unit.read_text()]
+    assert [unit.name for unit in strict] == ["redis-server.service"], "contrib has the others', too"
+    shutil.copy(strict[0], tmp_path)
+    before = complaints(["redis-server.service"], tmp_path)
+    (tmp_path / "redis-server.service.d").mkdir()
+    drop_in = tmp_path / "redis-server.service.d/ocspreload.conf"
+    shutil.copy(CONTRIB / "redis/ocspreload.conf", drop_in)
+    assert complaints(["redis-server.service"], tmp_path) == before
+    drop_in.write_text(drop_in.read_text().replace("ExecPaths=/usr", "ExecPaths=usr"))
+    assert complaints(["redis-server.service"], tmp_path) != before, "else all this shows nothing"
+
+
 def test_systemd_understands_the_units_of_our_own(tmp_path):
     names = [path.name for path in (CONTRIB / "systemd").glob("ocspreload-*")]
     assert len(names) == 4
@@ -200,7 +214,16 @@ def test_make_install_names_the_library_where_it_is(tmp_path):
         check=True,
         capture_output=True,
     )
-    installed = tmp_path / "opt/x/share/doc/ocspreload/contrib"
+    documents = tmp_path / "opt/x/share/doc/ocspreload"
+    installed = documents / "contrib"
+    for file in (path for path in documents.rglob("*") if path.is_file()):
+        # README.md tells where things go to if one does not say otherwise.
+        text = file.read_text() if file.parent != documents or file.suffix != ".md" else ""
+        assert not re.search("/usr/local/(lib/|bin/|share/)", text), file
+    assert (documents / "ocspreload-agent.service").exists()
+    assert [path.name for path in (tmp_path / "opt/x/lib").iterdir()] == ["libocspreload.so"]
+    for name in re.findall(r"\]\(([^):#]+)", (documents / "README.md").read_text()):
+        assert (documents / name).is_file(), f"README.md leads to {name}"
     for name in listed():
         text = (installed / name).read_text()
         assert LIBRARY not in text

@@ -71,6 +71,8 @@ def test_the_command_takes_the_place_of_the_script():
         ("--only", "nginx,haproxy", "OCSPRELOAD_ONLY"),
         ("--responder", "http://127.0.0.1/", "OCSPRELOAD_RESPONDER"),
         ("--trusted", "/a file", "OCSPRELOAD_TRUSTED"),
+        ("--responses", "/a directory", "OCSPRELOAD_RESPONSES"),
+        ("--agent", "@another", "OCSPRELOAD_AGENT"),
         ("--proxy", "http://127.0.0.1:3128/", "OCSPRELOAD_HTTP_PROXY"),
         ("--timeout", "5s", "OCSPRELOAD_TIMEOUT"),
         ("--startup-wait", "0", "OCSPRELOAD_STARTUP_WAIT"),
