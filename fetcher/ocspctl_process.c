@@ -39,6 +39,7 @@ struct process {
 	struct flavour library;
 	size_t stranger; /* an index */
 	struct config config;
+	char tried[PRELOAD_PATH_SIZE]; /* the shim that the loader began to load; "" if none */
 };
 
 /*
@@ -242,16 +243,33 @@ static void look_at_libcrypto(struct process *process, const char *range, const 
 		process->library = found;
 }
 
-/* Not one that the loader has only looked at: where nothing may be executed, that stays behind. */
-static void look_at_shim(struct process *process, const char *permissions, const char *path)
+/* The kernel's word for a file that is not there any more. True if it was at the end, and is cut.
+ */
+static bool cut_deleted(char *path)
 {
 	static const char deleted[] = " (deleted)";
 	size_t size = strlen(path), end = sizeof(deleted) - 1;
 
-	if (!begins(base_name(path), "libocspreload.so") || !strchr(permissions, 'x'))
+	if (size <= end || strcmp(path + size - end, deleted) != 0)
+		return false;
+	path[size - end] = '\0';
+	return true;
+}
+
+/* Where nothing may be executed, the loader gives up, and leaves behind what it had looked at. */
+static void look_at_shim(struct process *process, const char *permissions, const char *path)
+{
+	char target[PRELOAD_PATH_SIZE];
+
+	if (!begins(base_name(path), "libocspreload.so"))
 		return;
-	process->has_shim = true;
-	process->is_replaced = size > end && strcmp(path + size - end, deleted) == 0;
+	snprintf(target, sizeof(target), "%s", path);
+	if (strchr(permissions, 'x')) {
+		process->has_shim = true;
+		process->is_replaced = cut_deleted(target);
+	} else {
+		memcpy(process->tried, target, sizeof(target));
+	}
 }
 
 static void look_at_mapping(struct process *process, const char *range, const char *path)
@@ -339,6 +357,7 @@ static const char *executable_name(const struct process *process, char buffer[PA
 	snprintf(link, sizeof(link), "/proc/%s/exe", process->pid);
 	size = readlink(link, buffer, PATH_MAX - 1);
 	buffer[size > 0 ? size : 0] = '\0';
+	cut_deleted(buffer);
 	return base_name(buffer);
 }
 
@@ -428,6 +447,10 @@ static bool explain_absence(const struct process *process, struct buffer *out)
 			"in /etc/ld.so.preload");
 	if (preload && find_entry(preload, entry))
 		return explain_refusal(process, entry, out);
+	if (process->tried[0]) {
+		snprintf(entry, sizeof(entry), "%s", process->tried);
+		return explain_refusal(process, entry, out);
+	}
 	if (has_lost_environment(process))
 		return buffer_printf(out,
 			"libocspreload.so is not in it: LD_PRELOAD did not name it when it was "

@@ -160,12 +160,15 @@ def test_a_library_that_the_servers_user_may_not_read_is_said(start_openssl, pub
     assert doctor(pid, 1).endswith("its user may not read it")
 
 
+NOT_EXECUTABLE = 'mount -t tmpfs -o noexec tmpfs /mnt && cp "$0" /mnt && exec "$@"'
+IN_MNT = ["unshare", "--mount", "sh", "-c", NOT_EXECUTABLE, str(LIBRARY)]
+
+
 @needs_root
 def test_a_library_where_nothing_may_be_executed_is_not_in_the_process(start_openssl):
     """As NoExecPaths= in redis-server's unit has it: the loader leaves a part of it in memory."""
-    mount = 'mount -t tmpfs -o noexec tmpfs /mnt && cp "$0" /mnt && exec "$@"'
-    wrapper = ["unshare", "--mount", "sh", "-c", mount, str(LIBRARY)]
-    pid = preload_from(start_openssl, f"/mnt/{LIBRARY.name}", wrapper)
+    pid = preload_from(start_openssl, f"/mnt/{LIBRARY.name}", IN_MNT)
+    assert f"/mnt/{LIBRARY.name}" in maps(pid)
     line = doctor(pid, 1)
     assert f"LD_PRELOAD names /mnt/{LIBRARY.name}, but" in line
     assert "nothing may be executed where it is" in line and "ExecPaths=" in line
@@ -254,6 +257,10 @@ OVERWRITES = (
 )
 
 
+def has_no_environment(pid):
+    return not pathlib.Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0")
+
+
 @pytest.mark.parametrize(
     "environment, code, said",
     [
@@ -271,10 +278,20 @@ def test_of_an_environment_that_was_written_over_nothing_is_claimed(
     pid = start(
         program,
         environment={**environment, "FILLED": "yes"},
-        until=lambda pid: not pathlib.Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0")
-        and "libssl.so" in maps(pid),
+        until=lambda pid: "libssl.so" in maps(pid) and has_no_environment(pid),
     )
     assert said in doctor(pid, code)
+
+
+@needs_root
+def test_that_nothing_may_be_executed_shows_without_the_environment_too(start, public):
+    program = compiled(public, OVERWRITES, "-D_GNU_SOURCE", "-lssl", "-lcrypto")
+    pid = start(
+        *(*IN_MNT, "env", f"LD_PRELOAD=/mnt/{LIBRARY.name}", program),
+        until=lambda pid: "libssl.so" in maps(pid) and has_no_environment(pid),
+    )
+    assert f"LD_PRELOAD names /mnt/{LIBRARY.name}, but" in doctor(pid, 1)
+    assert "nothing may be executed where it is" in doctor(pid, 1)
 
 
 def test_the_agent_is_no_server(start, tmp_path):
@@ -422,6 +439,8 @@ def test_where_there_is_nothing_to_gain_nothing_is_advised(
     program = public / name
     shutil.copy("/usr/bin/openssl", program)
     pid = start_openssl(environment, program)
+    assert doctor(pid, 1) == f"not stapled: {pid} ({name}): {why}"
+    program.unlink()  # as an upgrade does
     assert doctor(pid, 1) == f"not stapled: {pid} ({name}): {why}"
 
 
