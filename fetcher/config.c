@@ -24,7 +24,7 @@ struct variable {
 	bool (*parse)(const char *value, void *field);
 	size_t field;
 	const char *expected;
-	const char *fallback; /* what applies instead, for the report */
+	const char *fallback; /* where nothing else is said, for the report */
 };
 
 /* Of the C locale, whatever the host has set. */
@@ -198,7 +198,7 @@ static const struct variable variables[] = {
 	{"OCSPRELOAD_AGENT", parse_agent, FIELD(agent), "on, off, @NAME or an absolute path",
 		"@ocspreload"},
 	{"OCSPRELOAD_HTTP_PROXY", parse_proxy, FIELD(http_proxy),
-		"an http:// URL, with or without \"direct\" after it, or off", "none"},
+		"an http:// URL, with or without \"direct\" after it, or off", "http_proxy"},
 	{"OCSPRELOAD_TIMEOUT", parse_timeout, FIELD(timeout), "a time such as 10s or 500ms", "10s"},
 	{"OCSPRELOAD_STARTUP_WAIT", parse_duration, FIELD(startup_wait), "a time such as 3s or 0",
 		"3s"},
@@ -260,7 +260,7 @@ static void apply(struct config *config, const struct variable *variable, const 
 	if (value[0] == '\0' || variable->parse(value, (char *)config + variable->field))
 		return;
 	/* Whatever stands before an @ may be a password. */
-	report(reports, "%s=%s in %s is not %s; using %s", variable->name,
+	report(reports, "%s=%s in %s is not %s; ignored (the default is %s)", variable->name,
 		strchr(value, '@') ? "(not shown)" : value, origin, variable->expected,
 		variable->fallback);
 }

@@ -35,6 +35,7 @@ struct tool {
 struct subject {
 	struct certificate leaf;
 	struct buffer issuer; /* DER */
+	char unhelpful[512];  /* what -i or OCSPRELOAD_TRUSTED names, and why it is not in there */
 	bool is_unsent;       /* it came from elsewhere than the server's file or the store */
 	char origin[CERTIFICATE_URLS_SIZE]; /* whence the issuer was downloaded; "" if it was not */
 	char why[CERTIFICATE_URLS_SIZE + 1024];

@@ -76,6 +76,9 @@ static bool find_in_files(const struct tool *tool, const char *path, struct subj
 		if (files[i] &&
 			issuer_from_path(&tool->crypto, leaf, files[i], tool->at, &found, &why))
 			done = take_issuer(tool, subject, &found);
+		else if (files[i] && i > 0)
+			snprintf(subject->unhelpful, sizeof(subject->unhelpful), " (%s: %s)",
+				files[i], why);
 		buffer_free(&found);
 		subject->is_unsent = done && i > 0;
 	}
@@ -110,15 +113,18 @@ static const char *download(const struct tool *tool, struct subject *subject)
 
 	if (!download_run(tool, subject, &download)) {
 		download_free(&download);
-		return "its issuer was not found: put the CA's certificate behind it in the same "
-		       "file, or name a file that has it with -i (for a server: "
-		       "OCSPRELOAD_TRUSTED)";
+		snprintf(subject->why, sizeof(subject->why),
+			"its issuer was not found%s: put the CA's certificate behind it in the "
+			"same file, or name a file that has it with -i (for a server: "
+			"OCSPRELOAD_TRUSTED)",
+			subject->unhelpful);
+		return subject->why;
 	}
 	if (download.state != AIA_FOUND) {
 		snprintf(subject->why, sizeof(subject->why),
-			"its issuer was not found here (put the CA's certificate behind it, or use "
-			"-i; for a server: OCSPRELOAD_TRUSTED), nor at %s: %s",
-			aia_url(download.aia), aia_why(download.aia));
+			"its issuer was not found here%s (put the CA's certificate behind it, or "
+			"use -i; for a server: OCSPRELOAD_TRUSTED), nor at %s: %s",
+			subject->unhelpful, aia_url(download.aia), aia_why(download.aia));
 		download_free(&download);
 		return subject->why;
 	}

@@ -304,6 +304,16 @@ def test_doctor_says_what_to_do_about_a_missing_issuer(ocspctl, issue, authority
     assert line.startswith("ok: ")
 
 
+def test_doctor_says_why_a_file_of_issuers_does_not_help(ocspctl, issue, authority, tmp_path):
+    leaf = issue()
+    missing = tmp_path / "missing.pem"
+    nowhere = {"SSL_CERT_FILE": str(authority.root.file)}
+    trusted = {**nowhere, "OCSPRELOAD_TRUSTED": str(missing)}
+    said = f"its issuer was not found ({missing}: No such file or directory): put "
+    assert said in one_line(ocspctl("doctor", "-i", missing, leaf.certificate_file, **nowhere), 1)
+    assert said in one_line(ocspctl("doctor", leaf.certificate_file, **trusted), 1)
+
+
 def test_doctor_says_why_a_responder_does_not_answer(ocspctl, issue, responder):
     leaf = issue("www.example.org")
     responder.stop()
