@@ -410,13 +410,16 @@ static bool find_entry(const char *preload, char entry[static PRELOAD_PATH_SIZE]
 	return false;
 }
 
-/* The effective one of the ids in a line of status. */
+/* The effective one of the ids in a line of status: its second. */
 static unsigned read_id(const struct process *process, const char *line)
 {
 	const char *text = strstr((const char *)process->status.data, line);
-	unsigned real, effective = 0;
+	char *rest;
 
-	return text && sscanf(text + strlen(line), "%u %u", &real, &effective) == 2 ? effective : 0;
+	if (!text)
+		return 0;
+	strtoul(text + strlen(line), &rest, 10);
+	return (unsigned)strtoul(rest, NULL, 10);
 }
 
 static bool explain_refusal(const struct process *process, char *entry, struct buffer *out)
