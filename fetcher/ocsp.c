@@ -522,7 +522,7 @@ const char *verdict_text(enum verdict verdict)
 		[VERDICT_OTHER_CERTIFICATE] = "an answer about another certificate",
 		[VERDICT_DISPUTED] = "two answers that contradict each other",
 		[VERDICT_NOT_YET_VALID] = "not valid yet (is the clock right?)",
-		[VERDICT_EXPIRED] = "expired",
+		[VERDICT_EXPIRED] = "expired (is the clock right?)",
 		[VERDICT_BAD_TIMES] = "times that make no sense",
 		[VERDICT_BAD_TIME_FORM] = "a time that is not written as YYYYMMDDHHMMSSZ",
 		[VERDICT_BAD_EXTENSION] = "an unknown critical extension",
