@@ -120,6 +120,8 @@ def test_of_all_that_ld_so_preload_reaches_ocspreload_conf_lists_squid_alone(
     visit = (
         'cp /usr/bin/openssl "$0/squid"\n'
         "for server in /usr/bin/openssl $0/squid; do\n"
+        # The shell of what follows empties it, too, but in its own time.
+        '  : >"$0/out"\n'
         '  $server s_server -accept 127.0.0.1:0 -cert "$1" >"$0/out" 2>&1 & pid=$!\n'
         '  until grep -q ACCEPT "$0/out"; do kill -0 $pid || exit 1; sleep 0.05; done\n'
         '  "$2" doctor $pid; kill $pid; wait $pid\n'
