@@ -250,7 +250,7 @@ def test_every_refresh_of_the_machine_is_one_request(
 
 
 def test_a_restart_while_the_responder_is_down_needs_neither_store_nor_thread(
-    agent, asking, s_server, issue, responder, tmp_path
+    agent, with_quick_agent, asking, s_server, issue, responder, tmp_path
 ):
     leaf = issue()
     running = agent()
@@ -260,9 +260,13 @@ def test_a_restart_while_the_responder_is_down_needs_neither_store_nor_thread(
     wait_until(lambda: "stapling the response of http" in running.log())
     server.stop()
     responder.stop()
-    server = s_server(leaf, environment=asking)
-    assert_strict(handshake(server.port).staple, leaf, tmp_path)
-    assert not server.shim_lines("warning", "error")
+
+    def needs_it_alone():
+        server = s_server(leaf, environment=asking)
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+        assert not server.shim_lines("warning", "error")
+
+    with_quick_agent(needs_it_alone)
 
 
 def test_without_an_agent_all_is_as_before(asking, s_server, issue, responder, tmp_path):
@@ -288,7 +292,7 @@ def test_an_agent_that_comes_goes_and_comes_again_is_not_missed(
 
 
 def test_an_agent_that_is_restarted_has_what_it_had(
-    agent, asking, s_server, issue, responder, tmp_path
+    agent, with_quick_agent, asking, s_server, issue, responder, tmp_path
 ):
     leaf = issue()
     store = tmp_path / "agent-store"
@@ -299,8 +303,12 @@ def test_an_agent_that_is_restarted_has_what_it_had(
     assert running.stop() == 0
     responder.stop()
     agent(OCSPRELOAD_STORE=str(store))
-    server = s_server(leaf, environment=asking)
-    assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+    def has_it():
+        server = s_server(leaf, environment=asking)
+        assert_strict(handshake(server.port).staple, leaf, tmp_path)
+
+    with_quick_agent(has_it)
 
 
 def test_what_the_agent_cannot_get_a_server_gets_itself(
