@@ -252,8 +252,7 @@ static enum verdict judge_extensions(struct trial *trial)
 	return VERDICT_GOOD;
 }
 
-/* Of a time that OpenSSL can read: also a fraction, an offset and, up to 3.0, one without seconds.
- */
+/* Of a time that OpenSSL can read: also fractions, offsets and, up to 3.0, no seconds. */
 static bool is_plain_time(const struct libcrypto *crypto, const ASN1_GENERALIZEDTIME *time)
 {
 	enum { SIZE = sizeof("YYYYMMDDHHMMSSZ") - 1 };
