@@ -62,6 +62,8 @@ PYTHON ?= /usr/bin/python3
 TESTS ?= tests
 PYTEST_ARGS ?=
 TEST_JOBS ?= $(shell nproc)
+# The tests wait for most of their time: for a response to be due, a server to start.
+TEST_WORKERS ?= $(shell echo $$(($(TEST_JOBS) * 2)))
 
 obj := $(BUILD)/obj
 library := $(BUILD)/libocspreload.so
@@ -166,7 +168,7 @@ deps:
 # The tests against one build: plain, or the one that SANITIZE names.
 check: all unit
 	OCSPRELOAD_BUILD=$(BUILD) OCSPRELOAD_SANITIZE=$(SANITIZE) PYTHONDONTWRITEBYTECODE=1 \
-		$(PYTHON) -m pytest $(if $(filter-out 1,$(TEST_JOBS)),-n $(TEST_JOBS)) \
+		$(PYTHON) -m pytest $(if $(filter-out 1,$(TEST_WORKERS)),-n $(TEST_WORKERS)) \
 		$(PYTEST_ARGS) $(TESTS)
 
 # The tests against all three builds, and the fuzzers.
