@@ -429,6 +429,8 @@ class Cyrus(LogsToSyslog):
     program = str(ROOT / "usr/sbin/cyrmaster")
     keeps_cache = False
     shares_cache = False
+    # An imapd that has just taken a connection ends with it all the same.
+    is_steady = False
     talk = Talk(request=b"a LOGOUT\r\n")
     log_files = ("syslog", "shim.log")
     _UID, _MAIL = 64004, 8
