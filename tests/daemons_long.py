@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Servers for which a scene has to be set, a file system of their own for one; see daemons.py."""
 
+import fcntl
+import functools
 import hmac
+import os
 import pathlib
 import shutil
 import signal
@@ -419,6 +422,12 @@ class Freeradius(Daemon):
 
 
 
+@functools.cache
+def _turn(directory):
+    """One for each process of tests: two Cyrus at a time disturb each other."""
+    return os.open(directory, os.O_RDONLY)
+
+
 class Cyrus(LogsToSyslog):
     """
     imapd is executed by the master when it is needed, as the user cyrus, and loads the certificate
@@ -462,6 +471,16 @@ class Cyrus(LogsToSyslog):
         self._wrapper += with_user(self.directory, "cyrus", self._UID, self._MAIL)
         self._wrapper += with_bound(self.ROOT, self._root)
         super().configure()
+
+    def start(self):
+        fcntl.flock(_turn(self.ROOT), fcntl.LOCK_EX)
+        super().start()
+
+    def stop(self, how=None):
+        try:
+            return super().stop(how)
+        finally:
+            fcntl.flock(_turn(self.ROOT), fcntl.LOCK_UN)
 
     def renew(self, leaf):
         super().renew(leaf)
